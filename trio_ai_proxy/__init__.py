@@ -1,0 +1,5 @@
+"""An LLM gateway where nothing outlives its owner."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

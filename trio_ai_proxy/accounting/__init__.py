@@ -1,0 +1,1 @@
+"""What it cost: watches events, never holds them up."""

@@ -1,0 +1,62 @@
+"""The exchange record: one JSON object per exchange, whatever ended it. The field names are an interface."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trio_ai_proxy.chat.usage import UsageSource
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One try at one target."""
+
+    provider: str
+    model: str
+    outcome: str
+    milliseconds: float
+
+
+class ExchangeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about one exchange that the books need; never a credential, never a prompt.
+
+    time      when it ended, RFC 3339, UTC
+    key       name of the client's key, None if the gateway is open
+    phase     how far it had come when it ended: accepted · body · queue · connect · first_token · streaming · done
+    status    the HTTP status that the client was sent, None if it left before one was
+    detail    one line on the cause, where the outcome alone does not say enough
+    cost      None until prices are configured
+    """
+
+    time: str
+    request_id: str
+    key: str | None
+    dialect: str
+    model: str
+    provider: str | None
+    target_model: str | None
+    stream: bool
+    outcome: str
+    detail: str | None
+    phase: str
+    status: int | None
+    attempts: list[Attempt]
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    usage_source: UsageSource
+    cost: float | None
+    ttft_ms: float | None
+    duration_ms: float
+    upstream_released_ms: float | None
+    bytes_out: int
+    chunks_out: int
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_record(record: ExchangeRecord) -> bytes:
+    """The record as one line of JSON, line feed included."""
+    return _encoder.encode(record) + b"\n"

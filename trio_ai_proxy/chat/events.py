@@ -1,0 +1,96 @@
+"""One neutral thing that happened: what every provider's decoder says, and all that accounting and guards need to know.
+
+A stream is `Started`, then deltas, then a `Finished` for each choice, perhaps a `UsageReported`, then `Ended`; or it stops
+with `Failed`. `Ended` is said only when the provider's own terminal was seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from trio_ai_proxy.chat.usage import TokenUsage
+    from trio_ai_proxy.errors import UpstreamError
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The provider has begun to answer. `created` is in seconds since the epoch, 0 if the provider did not say."""
+
+    id: str
+    model: str
+    created: int = 0
+    system_fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More visible text of choice `index`."""
+
+    text: str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """More of what the model thinks before it speaks."""
+
+    text: str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalDelta:
+    """More of the text in which the model declines."""
+
+    text: str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A fragment of tool call number `call` of choice `index`: the first has `id` and `name`, later ones add `arguments`."""
+
+    call: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Choice `index` is complete. `reason` is the provider's word where it is none of the known ones."""
+
+    reason: FinishReason | str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReported:
+    """The provider's own count. A later report replaces an earlier one."""
+
+    usage: TokenUsage
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The provider said, inside a successful answer, that it failed."""
+
+    error: UpstreamError
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The provider's own terminal (`[DONE]`, `message_stop`, the last byte of a whole JSON document)."""
+
+
+Event = (
+    Started | TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | Finished | UsageReported | Failed | Ended
+)
+
+# What opens the first-token gate: real generation, or a final word.
+GENERATION = (TextDelta, ReasoningDelta, RefusalDelta, ToolCallDelta, Finished)

@@ -1,0 +1,26 @@
+"""What a client asks for, as its dialect read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Operation = Literal["chat", "completions"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One request for generated text.
+
+    operation      "chat" (messages) or "completions" (a prompt)
+    model          the name the client asked for; never empty
+    stream         whether the client wants the answer as a stream
+    include_usage  whether the client wants the usage chunk at the end of the stream
+    fields         the whole JSON object as it was sent, unknown fields included; read, never written
+    """
+
+    operation: Operation
+    model: str
+    stream: bool
+    include_usage: bool
+    fields: dict[str, Any]

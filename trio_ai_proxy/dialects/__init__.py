@@ -1,0 +1,1 @@
+"""What the client speaks. A concrete dialect is met through `dialects.table`."""

@@ -1,0 +1,1 @@
+"""Which dialects there are."""

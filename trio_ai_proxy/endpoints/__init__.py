@@ -1,0 +1,1 @@
+"""How HTTP looks: an exact table of raw path and method."""

@@ -1,0 +1,1 @@
+"""Where a frame ends: chunk → frame, for each way the wire delimits."""

@@ -1,0 +1,1 @@
+"""May it pass: who asks, how much, how many at once."""

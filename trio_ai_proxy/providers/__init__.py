@@ -1,0 +1,1 @@
+"""What the upstream speaks. A concrete provider is met through `providers.table`."""

@@ -1,0 +1,1 @@
+"""Who runs together: one exchange and its tasks."""

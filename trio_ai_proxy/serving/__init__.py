@@ -1,0 +1,1 @@
+"""How bytes leave: Hypercorn's own classes, guarded."""

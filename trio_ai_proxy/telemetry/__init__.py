@@ -1,0 +1,1 @@
+"""How we know: log lines, metrics, exchange records."""

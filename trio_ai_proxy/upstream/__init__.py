@@ -1,0 +1,1 @@
+"""How bytes come: the only home of httpx."""
