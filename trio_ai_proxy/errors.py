@@ -228,7 +228,19 @@ class TruncatedStream(UpstreamProtocolError):
 # The provider's status → ours. 401, 402 and 403 speak of *our* account, so the caller must not read them as its own; a
 # redirect is never followed (it would carry our key to another host). Everything below 500 that is not listed is the
 # caller's own doing (a bad field, a too long prompt, a rate limit) and passes.
-_CLIENT_STATUS = {401: 502, 402: 502, 403: 502, 407: 502, 408: 504, 500: 502, 501: 502, 502: 502, 503: 503, 504: 504, 529: 529}
+_CLIENT_STATUS = {
+    401: 502,
+    402: 502,
+    403: 502,
+    407: 502,
+    408: 504,
+    500: 502,
+    501: 502,
+    502: 502,
+    503: 503,
+    504: 504,
+    529: 529,
+}
 
 
 def client_status(upstream_status: int) -> int:

@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 In_contra = TypeVar("In_contra", contravariant=True)
-Out_co = TypeVar("Out_co", covariant=True)
+Out = TypeVar("Out")
 
 
-class Stage(Protocol[In_contra, Out_co]):
+class Stage(Protocol[In_contra, Out]):
     """`feed` gives what `item` completed (perhaps nothing); `close` gives the rest, or says what is missing.
 
     Both raise `UpstreamProtocolError` when the bytes cannot be what they claim to be, and `close` raises
     `TruncatedStream` when they stop in the middle of something.
     """
 
-    def feed(self, item: In_contra) -> list[Out_co]: ...
+    def feed(self, item: In_contra) -> list[Out]: ...
 
-    def close(self) -> list[Out_co]: ...
+    def close(self) -> list[Out]: ...

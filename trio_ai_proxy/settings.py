@@ -1,12 +1,19 @@
-"""What the parts are built from: plain frozen values, already checked. `config.py` makes them from TOML.
+"""What the parts are built from: plain frozen values, already checked. `config` makes them from TOML.
 
-Times are seconds, sizes are bytes. The field names are the keys of the file. `metadata={"doc": …}` is the one-line
-description that the configuration reference and the editors' schema are generated from.
+Times are seconds, sizes are bytes. The field names are the keys of the file, and the metadata of the fields drives the
+decoder, the configuration reference and the editors' schema alike:
+
+    doc       one line that says what the key means; a field without it is no key of the file
+    unit      "duration" (seconds in here), "size" (bytes in here), "count"
+    zero      True: a duration may be zero, a count may be zero
+    empty     True: the text may be empty
+    required  True: the file must give it although the type has a default
+    not_built words of the contract that are still refused
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping  # noqa: TC003  the decoder resolves the annotations at run time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,20 +28,21 @@ class Secret:
     __slots__ = ("_value", "source")
 
     def __init__(self, value: str, source: str) -> None:
-        """`source` says where it came from, for people: "environment variable OPENAI_API_KEY", "file /run/key", "config.toml:12"."""
+        """`source` says where it came from, for people: "environment variable OPENAI_API_KEY", "file /run/key",
+        "config.toml:12"."""
         self._value = value
         self.source = source
 
     def reveal(self) -> str:
         return self._value
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs 3.12
         return f"Secret(from {self.source})"
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> bool:  # type: ignore[explicit-override]  # as above
         return isinstance(other, Secret) and other._value == self._value
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[explicit-override]  # as above
         return hash(self._value)
 
 
@@ -42,16 +50,33 @@ class Secret:
 class Timeouts:
     """Deadlines in seconds. A model or a target may override any of them."""
 
-    connect: float = field(default=5.0, metadata={"doc": "To have a connection to the provider, TLS included."})
-    first_token: float = field(default=120.0, metadata={"doc": "From sending the request to the first generated token."})
-    idle: float = field(default=60.0, metadata={"doc": "Between two events of the provider; comments count as signs of life."})
-    total: float = field(default=900.0, metadata={"doc": "The whole exchange, from the request's last byte to the answer's."})
-    queue: float = field(default=10.0, metadata={"doc": "Waiting for a free slot of the provider (`max_in_flight`)."})
-    body: float = field(default=30.0, metadata={"doc": "For the client to send its whole body."})
-    stall: float = field(default=30.0, metadata={"doc": "A client that takes no byte for so long is disconnected."})
+    connect: float = field(
+        default=5.0, metadata={"doc": "To have a connection to the provider, TLS included.", "unit": "duration"}
+    )
+    first_token: float = field(
+        default=120.0, metadata={"doc": "From sending the request to the first generated token.", "unit": "duration"}
+    )
+    idle: float = field(
+        default=60.0,
+        metadata={"doc": "Between two events of the provider; comments count as signs of life.", "unit": "duration"},
+    )
+    total: float = field(
+        default=900.0,
+        metadata={"doc": "The whole exchange, from the request's last byte to the answer's.", "unit": "duration"},
+    )
+    queue: float = field(
+        default=10.0, metadata={"doc": "Waiting for a free slot of the provider (`max_in_flight`).", "unit": "duration"}
+    )
+    body: float = field(default=30.0, metadata={"doc": "For the client to send its whole body.", "unit": "duration"})
+    stall: float = field(
+        default=30.0, metadata={"doc": "A client that takes no byte for so long is disconnected.", "unit": "duration"}
+    )
     abandoned: float = field(
         default=30.0,
-        metadata={"doc": "How long a stream whose client has left may be read on, for `on_disconnect` = drain and grace."},
+        metadata={
+            "doc": "How long a stream whose client has left may be read on, for `on_disconnect` = drain and grace.",
+            "unit": "duration",
+        },
     )
 
 
@@ -60,15 +85,26 @@ class ServerSettings:
     """The data port and the process."""
 
     bind: str = field(default="127.0.0.1:8000", metadata={"doc": "Address of the data port."})
-    workers: int = field(default=1, metadata={"doc": "Processes. More than one is not built yet."})
-    drain: float = field(default=60.0, metadata={"doc": "How long streams may finish after SIGTERM."})
-    max_body: int = field(default=10 * 2**20, metadata={"doc": "Largest request body."})
-    record_log: str = field(default="-", metadata={"doc": "Exchange records, one JSON object a line: `-` is standard error, else a file."})
-    allow_anonymous: bool = field(default=False, metadata={"doc": "Serve without keys on an address that others can reach."})
-    cors_origins: tuple[str, ...] = field(default=(), metadata={"doc": "Origins of web pages that may call; `*` is all. Empty: CORS is off."})
+    workers: int = field(default=1, metadata={"doc": "Processes. More than one is not built yet.", "unit": "count"})
+    drain: float = field(
+        default=60.0, metadata={"doc": "How long streams may finish after SIGTERM.", "unit": "duration", "zero": True}
+    )
+    max_body: int = field(default=10 * 2**20, metadata={"doc": "Largest request body.", "unit": "size"})
+    record_log: str = field(
+        default="-", metadata={"doc": "Exchange records, one JSON object a line: `-` is standard error, else a file."}
+    )
+    allow_anonymous: bool = field(
+        default=False, metadata={"doc": "Serve without keys on an address that others can reach."}
+    )
+    cors_origins: tuple[str, ...] = field(
+        default=(), metadata={"doc": "Origins of web pages that may call; `*` is all. Empty: CORS is off."}
+    )
     h2c: Literal["refuse", "ignore"] = field(
         default="refuse",
-        metadata={"doc": "What `Upgrade: h2c` gets on this HTTP/1.1 port: a 400 that says so, or an answer in HTTP/1.1 as if it were not there."},
+        metadata={
+            "doc": "What `Upgrade: h2c` gets on this HTTP/1.1 port: a 400 that says so, or an answer in HTTP/1.1 as if "
+            "it were not there."
+        },
     )
 
 
@@ -76,15 +112,25 @@ class ServerSettings:
 class AdminSettings:
     """The admin port: health, metrics, live exchanges. Never on the data port."""
 
-    bind: str = field(default="127.0.0.1:8001", metadata={"doc": "Address of the admin port; empty switches it off."})
+    bind: str = field(
+        default="127.0.0.1:8001", metadata={"doc": "Address of the admin port; empty switches it off.", "empty": True}
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSettings:
     """Counting of tokens where a provider reports none."""
 
-    ranks_dir: str | None = field(default=None, metadata={"doc": "Folder of the rank files that `trio-ai-proxy tokens install` filled."})
-    load_timeout: float = field(default=20.0, metadata={"doc": "How long loading an encoding may take at start-up; then counts are estimates."})
+    ranks_dir: str | None = field(
+        default=None, metadata={"doc": "Folder of the rank files that `trio-ai-proxy tokens install` filled."}
+    )
+    load_timeout: float = field(
+        default=20.0,
+        metadata={
+            "doc": "How long loading an encoding may take at start-up; then counts are estimates.",
+            "unit": "duration",
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +150,27 @@ class ProviderSettings:
 
     name: str
     kind: str = field(metadata={"doc": "An entry of the provider table."})
-    base_url: str | None = field(default=None, metadata={"doc": "Where it is, if not where the kind says; for openai kinds it ends in the version (`…/v1`)."})
+    base_url: str | None = field(
+        default=None,
+        metadata={"doc": "Where it is, if not where the kind says; for openai kinds it ends in the version (`…/v1`)."},
+    )
     api_key: Secret | None = field(default=None, metadata={"doc": "Its credential."})
     auth: AuthSettings | None = field(default=None, metadata={"doc": "Another way to present the credential."})
-    headers: Mapping[str, str] = field(default_factory=dict, metadata={"doc": "Headers sent with every request (an organisation, a project)."})
-    max_in_flight: int = field(default=1000, metadata={"doc": "Exchanges with this provider at one time; more wait in a fair queue."})
-    transport: Literal["own", "httpx"] = field(default="own", metadata={"doc": "`httpx`: the stock transport, for HTTP/2 upstreams and proxies."})
-    proxy: str | None = field(default=None, metadata={"doc": "URL of a forward proxy; needs `transport = \"httpx\"`."})
-    http2: bool = field(default=False, metadata={"doc": "Speak HTTP/2 to it; needs `transport = \"httpx\"`."})
-    ca_file: str | None = field(default=None, metadata={"doc": "PEM file of authorities to trust in place of the system's."})
+    headers: Mapping[str, str] = field(
+        default_factory=dict, metadata={"doc": "Headers sent with every request (an organisation, a project)."}
+    )
+    max_in_flight: int = field(
+        default=1000,
+        metadata={"doc": "Exchanges with this provider at one time; more wait in a fair queue.", "unit": "count"},
+    )
+    transport: Literal["own", "httpx"] = field(
+        default="own", metadata={"doc": "`httpx`: the stock transport, for HTTP/2 upstreams and proxies."}
+    )
+    proxy: str | None = field(default=None, metadata={"doc": 'URL of a forward proxy; needs `transport = "httpx"`.'})
+    http2: bool = field(default=False, metadata={"doc": 'Speak HTTP/2 to it; needs `transport = "httpx"`.'})
+    ca_file: str | None = field(
+        default=None, metadata={"doc": "PEM file of authorities to trust in place of the system's."}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +179,11 @@ class TargetSettings:
 
     provider: str = field(metadata={"doc": "A block of `[providers]`."})
     model: str = field(metadata={"doc": "The provider's name for the model."})
-    priority: int = field(default=0, metadata={"doc": "Lower goes first. Several targets are not built yet."})
-    weight: int = field(default=1, metadata={"doc": "Share among targets of equal priority."})
+    priority: int = field(
+        default=0,
+        metadata={"doc": "Lower goes first. Several targets are not built yet.", "unit": "count", "zero": True},
+    )
+    weight: int = field(default=1, metadata={"doc": "Share among targets of equal priority.", "unit": "count"})
     timeouts: Timeouts | None = field(default=None, metadata={"doc": "Deadlines of this target alone."})
 
 
@@ -131,12 +192,31 @@ class ModelSettings:
     """A name that clients ask for. `timeouts` is complete: defaults, then the model's, are already merged."""
 
     name: str
-    targets: tuple[TargetSettings, ...] = field(default=(), metadata={"doc": "Who answers."})
-    response_streaming: ResponseStreaming = field(default="allow", metadata={"doc": "allow: as the client asks; deny: never; always: always."})
-    on_disconnect: OnDisconnect = field(default="auto", metadata={"doc": "When the client leaves: cancel, read on (drain), wait (grace), or what the provider's billing suggests (auto)."})
-    grace: float = field(default=5.0, metadata={"doc": "How long `on_disconnect = \"grace\"` waits."})
-    keep_alive: float | None = field(default=None, metadata={"doc": "Seconds of silence after which the client gets a comment line; commits the status early. Absent: off."})
-    options: Mapping[str, Any] = field(default_factory=dict, metadata={"doc": "Defaults for fields that the request leaves out; `force = true`: they win."})
+    targets: tuple[TargetSettings, ...] = field(
+        default=(), metadata={"doc": "Who answers. More than one is not built yet.", "required": True}
+    )
+    response_streaming: ResponseStreaming = field(
+        default="allow", metadata={"doc": "allow: as the client asks; deny: never; always: always."}
+    )
+    on_disconnect: OnDisconnect = field(
+        default="auto",
+        metadata={
+            "doc": "When the client leaves: cancel, read on (drain), wait (grace), or what the provider's billing "
+            "suggests (auto)."
+        },
+    )
+    grace: float = field(default=5.0, metadata={"doc": 'How long `on_disconnect = "grace"` waits.', "unit": "duration"})
+    keep_alive: float | None = field(
+        default=None,
+        metadata={
+            "doc": "Silence after which the client gets a comment line; commits the status early. Absent: off.",
+            "unit": "duration",
+        },
+    )
+    options: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={"doc": "Defaults for fields that the request leaves out; `force = true`: they win."},
+    )
     force_options: bool = False
     timeouts: Timeouts = field(default_factory=Timeouts, metadata={"doc": "Deadlines of this model."})
 
@@ -145,9 +225,11 @@ class ModelSettings:
 class KeySettings:
     """A client. `sha256` is the digest (32 bytes) of its bearer key; the key itself is not kept."""
 
-    name: str
+    name: str = field(metadata={"doc": "Its name in records and metrics."})
     sha256: bytes = field(metadata={"doc": "SHA-256 of the key, 64 hexadecimal digits."})
-    models: tuple[str, ...] = field(default=("*",), metadata={"doc": "Models it may use; `*` stands for any run of characters."})
+    models: tuple[str, ...] = field(
+        default=("*",), metadata={"doc": "Models it may use; `*` stands for any run of characters."}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +237,11 @@ class RouteSettings:
     """A path with a fixed meaning (Kong's shape)."""
 
     path: str = field(metadata={"doc": "Exact path, as it stands on the request line."})
-    route_type: RouteType = field(metadata={"doc": "What is spoken there."})
-    model: str | None = field(default=None, metadata={"doc": "The model that answers; the request may then leave `model` out, and may not name another."})
+    route_type: RouteType = field(metadata={"doc": "What is spoken there.", "not_built": ("preserve",)})
+    model: str | None = field(
+        default=None,
+        metadata={"doc": "The model that answers; the request may then leave `model` out, and may not name another."},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +252,14 @@ class Settings:
                   runs without a file and an account is known from the environment)
     """
 
-    server: ServerSettings = field(default_factory=ServerSettings)
-    admin: AdminSettings = field(default_factory=AdminSettings)
-    tokens: TokenSettings = field(default_factory=TokenSettings)
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
-    models: Mapping[str, ModelSettings] = field(default_factory=dict)
-    keys: tuple[KeySettings, ...] = ()
-    routes: tuple[RouteSettings, ...] = ()
+    server: ServerSettings = field(default_factory=ServerSettings, metadata={"doc": "The data port and the process."})
+    admin: AdminSettings = field(default_factory=AdminSettings, metadata={"doc": "The admin port."})
+    tokens: TokenSettings = field(default_factory=TokenSettings, metadata={"doc": "Counting of tokens."})
+    timeouts: Timeouts = field(default_factory=Timeouts, metadata={"doc": "Deadlines of every model."})
+    providers: Mapping[str, ProviderSettings] = field(default_factory=dict, metadata={"doc": "Accounts, by name."})
+    models: Mapping[str, ModelSettings] = field(
+        default_factory=dict, metadata={"doc": "Models, by the name clients ask for."}
+    )
+    keys: tuple[KeySettings, ...] = field(default=(), metadata={"doc": "Clients; none: open, on loopback only."})
+    routes: tuple[RouteSettings, ...] = field(default=(), metadata={"doc": "Paths with a fixed meaning."})
     pass_through: str | None = None

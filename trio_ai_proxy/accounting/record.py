@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
-from trio_ai_proxy.chat.usage import UsageSource
+from trio_ai_proxy.chat.usage import UsageSource  # noqa: TC001 - msgspec reads it when a record is decoded
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -58,5 +60,18 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode_record(record: ExchangeRecord) -> bytes:
-    """The record as one line of JSON, line feed included."""
-    return _encoder.encode(record) + b"\n"
+    """The record as one line of JSON, line feed included. Half a surrogate pair, which UTF-8 cannot say, is `?`."""
+    try:
+        return _encoder.encode(record) + b"\n"
+    except UnicodeEncodeError:
+        return _encoder.encode(_printable(msgspec.to_builtins(record))) + b"\n"
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return value

@@ -88,9 +88,7 @@ class Ended:
     """The provider's own terminal (`[DONE]`, `message_stop`, the last byte of a whole JSON document)."""
 
 
-Event = (
-    Started | TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | Finished | UsageReported | Failed | Ended
-)
+Event = Started | TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | Finished | UsageReported | Failed | Ended
 
 # What opens the first-token gate: real generation, or a final word.
 GENERATION = (TextDelta, ReasoningDelta, RefusalDelta, ToolCallDelta, Finished)

@@ -1,1 +1,142 @@
-"""Events → one whole answer: the same events that stream, gathered for a client that wants them at once."""
+"""Events → one whole answer: the same events that stream, gathered for a client that wants them at once.
+
+What was not said is not made up: a choice without a finish reason has None, an answer without usage has None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, assert_never
+
+from trio_ai_proxy.chat.events import (
+    Ended,
+    Event,
+    Failed,
+    Finished,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    UsageReported,
+)
+
+if TYPE_CHECKING:
+    from trio_ai_proxy.chat.usage import TokenUsage
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """One call of a tool. `arguments` is JSON as the model wrote it, which need not be valid."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(slots=True)
+class Choice:
+    """One of the answers that were asked for."""
+
+    index: int
+    text: str = ""
+    reasoning: str = ""
+    refusal: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    finish_reason: str | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole answer. `created` is in seconds since the epoch, 0 if the provider did not say."""
+
+    id: str
+    model: str
+    created: int = 0
+    system_fingerprint: str | None = None
+    choices: list[Choice] = field(default_factory=list)
+    usage: TokenUsage | None = None
+
+
+class Fold:
+    """Gathers events. Deltas are joined once, at the end: the cost grows with their number and not with its square."""
+
+    def __init__(self) -> None:
+        self._started = Started(id="", model="")
+        self._choices: dict[int, _Parts] = {}
+        self._usage: TokenUsage | None = None
+
+    def add(self, event: Event) -> None:
+        """Take one event. `Failed` and `Ended` say nothing about content; they are for the caller to act on."""
+        match event:
+            case TextDelta():
+                self._choice(event.index).text.append(event.text)
+            case ReasoningDelta():
+                self._choice(event.index).reasoning.append(event.text)
+            case RefusalDelta():
+                self._choice(event.index).refusal.append(event.text)
+            case ToolCallDelta():
+                self._choice(event.index).add_call(event)
+            case Finished():
+                self._choice(event.index).finish_reason = event.reason
+            case Started():
+                self._started = event
+            case UsageReported():
+                self._usage = event.usage
+            case Failed() | Ended():
+                pass
+            case _:
+                assert_never(event)
+
+    def answer(self, *, model: str | None = None) -> Answer:
+        """What was gathered so far. `model` stands in for the provider's name of it, if given."""
+        started = self._started
+        return Answer(
+            id=started.id,
+            model=started.model if model is None else model,
+            created=started.created,
+            system_fingerprint=started.system_fingerprint,
+            choices=[parts.choice(index) for index, parts in sorted(self._choices.items())],
+            usage=self._usage,
+        )
+
+    def _choice(self, index: int) -> _Parts:
+        parts = self._choices.get(index)
+        if parts is None:
+            parts = self._choices[index] = _Parts()
+        return parts
+
+
+class _Parts:
+    """The fragments of one choice."""
+
+    __slots__ = ("calls", "finish_reason", "reasoning", "refusal", "text")
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.reasoning: list[str] = []
+        self.refusal: list[str] = []
+        self.calls: dict[int, tuple[list[str], list[str], list[str]]] = {}
+        self.finish_reason: str | None = None
+
+    def add_call(self, delta: ToolCallDelta) -> None:
+        ids, names, arguments = self.calls.setdefault(delta.call, ([], [], []))
+        # The id and the name come whole with the first fragment; some services repeat them with every one.
+        if delta.id and not ids:
+            ids.append(delta.id)
+        if delta.name and not names:
+            names.append(delta.name)
+        arguments.append(delta.arguments)
+
+    def choice(self, index: int) -> Choice:
+        return Choice(
+            index=index,
+            text="".join(self.text),
+            reasoning="".join(self.reasoning),
+            refusal="".join(self.refusal),
+            tool_calls=[
+                ToolCall("".join(ids), "".join(names), "".join(arguments))
+                for _, (ids, names, arguments) in sorted(self.calls.items())
+            ],
+            finish_reason=self.finish_reason,
+        )

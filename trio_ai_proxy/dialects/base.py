@@ -18,7 +18,7 @@ class Dialect(Protocol):
     name: str
     wire: str
     operation: Operation
-    terminal: bytes    # what ends a whole stream
+    terminal: bytes  # what ends a whole stream
     keep_alive: bytes  # a line that says "still here" and nothing else
 
     def parse_request(self, body: bytes, *, model: str | None = None) -> ChatRequest:

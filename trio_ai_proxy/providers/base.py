@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.chat.events import Event
     from trio_ai_proxy.chat.request import ChatRequest, Operation
     from trio_ai_proxy.errors import UpstreamStatus
-    from trio_ai_proxy.framing.frame import Frame
+    from trio_ai_proxy.framing.frame import Frame, Framer
     from trio_ai_proxy.pipeline import Stage
 
 
@@ -58,7 +58,7 @@ class Provider(Protocol):
         """
         ...
 
-    def framer(self) -> Stage[bytes, Frame]:
+    def framer(self) -> Framer:
         """A new framer for one streamed answer."""
         ...
 

@@ -1,0 +1,98 @@
+"""What `check` prints: everything that was resolved, and where each credential came from, never what it is."""
+
+from __future__ import annotations
+
+from support.config_file import KINDS, load
+
+from trio_ai_proxy.config import default_settings, describe
+
+TEXT = """\
+[server]
+cors_origins = ["*"]
+[admin]
+bind = ""
+[providers.openai]
+kind = "openai"
+api_key = "${OPENAI_API_KEY}"
+[providers.company]
+kind = "compatible"
+base_url = "https://llm.example.com/v1"
+auth = { header_name = "x-key", header_value = "file:/run/key" }
+[providers.legacy]
+kind = "openai"
+auth = { param_name = "key", param_value = "topsecret", param_location = "query" }
+[models."gpt-4o"]
+on_disconnect = "grace"
+keep_alive = 15
+options = { temperature = 0.2, user = "${OPENAI_API_KEY}" }
+targets = [{ provider = "openai", model = "gpt-4o-2024-11-20", timeouts = { first_token = 30 } }]
+[models.forced]
+options = { temperature = 0.2, force = true }
+targets = [{ provider = "company", model = "m" }]
+[[keys]]
+name = "team-a"
+secret = "topsecret"
+models = ["gpt-*", "forced"]
+[[routes]]
+path = "/my-chat"
+route_type = "llm/v1/chat"
+model = "forced"
+[[routes]]
+path = "/text"
+route_type = "llm/v1/completions"
+"""
+
+EXPECTED = """\
+data port   127.0.0.1:8000, for those with a key
+admin port  off
+server      drain 1m · max_body 10MiB · record_log - · h2c refuse · cors_origins *
+
+model gpt-4o
+  target              openai (kind openai) at https://api.openai.com/v1, as gpt-4o-2024-11-20
+  deadlines           connect 5s, first_token 30s, idle 1m, total 15m, queue 10s, body 30s, stall 30s, abandoned 30s
+  response_streaming  allow
+  on_disconnect       grace of 5s
+  keep_alive          15s
+  options             temperature, user (where the request leaves them out)
+
+model forced
+  target              company (kind compatible) at https://llm.example.com/v1, as m
+  deadlines           connect 5s, first_token 2m, idle 1m, total 15m, queue 10s, body 30s, stall 30s, abandoned 30s
+  response_streaming  allow
+  on_disconnect       auto
+  keep_alive          off
+  options             temperature (they win over the request)
+
+provider openai: api_key from environment variable OPENAI_API_KEY
+provider company: header x-key from file /run/key
+provider legacy: query parameter key from config.toml:14
+
+key team-a: models gpt-*, forced
+route /my-chat: llm/v1/chat, model forced
+route /text: llm/v1/completions, the model that the request names
+
+note: something odd.
+note: provider "legacy" is used by no model.
+"""
+
+
+def test_everything_is_shown_but_the_credentials() -> None:
+    settings, notes = load(TEXT, {"OPENAI_API_KEY": "topsecret"}, {"/run/key": "topsecret"})
+    assert notes == []
+    shown = describe(settings, KINDS, ["something odd."])
+    assert shown == EXPECTED
+    assert "topsecret" not in shown
+
+
+def test_without_a_file_it_says_where_every_other_name_goes() -> None:
+    shown = describe(default_settings({"OPENAI_API_KEY": "topsecret"}, KINDS), KINDS)
+    assert shown.startswith("data port   127.0.0.1:8000, open to this machine, without keys\n")
+    target = "openai (kind openai) at https://api.openai.com/v1, under the same name"
+    assert f"any other model\n  target              {target}\n" in shown
+    assert "provider openai: api_key from environment variable OPENAI_API_KEY\n" in shown
+    assert "note:" not in shown
+
+
+def test_a_gateway_that_is_open_to_others_says_so() -> None:
+    settings, _ = load('[server]\nbind = "0.0.0.0:8000"\nallow_anonymous = true\n')
+    assert "0.0.0.0:8000, open to everyone who can reach it, without keys" in describe(settings, KINDS)

@@ -1,0 +1,102 @@
+"""What a configuration comes to, for people. It says where each credential came from and never what it is."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from trio_ai_proxy.config.values import format_duration, format_size, read_address
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from trio_ai_proxy.config.kinds import Kind
+    from trio_ai_proxy.settings import ModelSettings, ProviderSettings, Settings, Timeouts
+
+
+def describe(settings: Settings, kinds: Mapping[str, Kind], notes: Sequence[str] = ()) -> str:
+    """Everything that was resolved, as lines of text. `notes` are those of `load_settings`; our own are added."""
+    lines = _ports(settings)
+    for model in settings.models.values():
+        lines += ["", f"model {model.name}", *(f"  {line}" for line in _model(model, settings, kinds))]
+    if settings.pass_through is not None:
+        lines += ["", "any other model"]
+        place = _place(settings.providers[settings.pass_through], kinds)
+        lines += [f"  target              {place}, under the same name"]
+        lines += [f"  deadlines           {_deadlines(settings.timeouts)}"]
+    if settings.providers:
+        lines.append("")
+    lines += [f"provider {provider.name}: {_credentials(provider)}" for provider in settings.providers.values()]
+    if settings.keys or settings.routes:
+        lines.append("")
+    lines += [f"key {key.name}: models {', '.join(key.models)}" for key in settings.keys]
+    for route in settings.routes:
+        model_name = f"model {route.model}" if route.model is not None else "the model that the request names"
+        lines.append(f"route {route.path}: {route.route_type}, {model_name}")
+    all_notes = [*notes, *_unused(settings)]
+    if all_notes:
+        lines += ["", *(f"note: {note}" for note in all_notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _ports(settings: Settings) -> list[str]:
+    server = settings.server
+    if settings.keys:
+        who = "for those with a key"
+    elif read_address(server.bind).is_loopback:
+        who = "open to this machine, without keys"
+    else:
+        who = "open to everyone who can reach it, without keys"
+    origins = ", ".join(server.cors_origins) or "none"
+    return [
+        f"data port   {server.bind}, {who}",
+        f"admin port  {settings.admin.bind or 'off'}",
+        f"server      drain {format_duration(server.drain)} · max_body {format_size(server.max_body)}"
+        f" · record_log {server.record_log} · h2c {server.h2c} · cors_origins {origins}",
+    ]
+
+
+def _model(model: ModelSettings, settings: Settings, kinds: Mapping[str, Kind]) -> list[str]:
+    lines = []
+    for target in model.targets:
+        place = _place(settings.providers[target.provider], kinds)
+        lines.append(f"target              {place}, as {target.model}")
+        lines.append(f"deadlines           {_deadlines(target.timeouts or model.timeouts)}")
+    grace = f" of {format_duration(model.grace)}" if model.on_disconnect == "grace" else ""
+    keep_alive = "off" if model.keep_alive is None else format_duration(model.keep_alive)
+    lines += [
+        f"response_streaming  {model.response_streaming}",
+        f"on_disconnect       {model.on_disconnect}{grace}",
+        f"keep_alive          {keep_alive}",
+    ]
+    if model.options:
+        # Names only: an option may hold what came from an environment variable.
+        force = " (they win over the request)" if model.force_options else " (where the request leaves them out)"
+        lines.append(f"options             {', '.join(model.options)}{force}")
+    return lines
+
+
+def _place(provider: ProviderSettings, kinds: Mapping[str, Kind]) -> str:
+    url = provider.base_url or kinds[provider.kind].default_base_url
+    return f"{provider.name} (kind {provider.kind}) at {url or 'no address'}"
+
+
+def _deadlines(timeouts: Timeouts) -> str:
+    return ", ".join(f"{key.name} {format_duration(getattr(timeouts, key.name))}" for key in fields(timeouts))
+
+
+def _credentials(provider: ProviderSettings) -> str:
+    sources = []
+    if provider.api_key is not None:
+        sources.append(f"api_key from {provider.api_key.source}")
+    if provider.auth is not None and provider.auth.header_value is not None:
+        sources.append(f"header {provider.auth.header_name} from {provider.auth.header_value.source}")
+    if provider.auth is not None and provider.auth.param_value is not None:
+        where = f"{provider.auth.param_location} parameter {provider.auth.param_name}"
+        sources.append(f"{where} from {provider.auth.param_value.source}")
+    return ", ".join(sources) or "no credential"
+
+
+def _unused(settings: Settings) -> list[str]:
+    used = {target.provider for model in settings.models.values() for target in model.targets} | {settings.pass_through}
+    return [f'provider "{name}" is used by no model.' for name in settings.providers if name not in used]

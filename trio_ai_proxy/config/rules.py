@@ -1,0 +1,251 @@
+"""What the parts of the file mean together: which names must exist, which keys go together, what is not built yet.
+
+Each rule adds its fault and goes on, so that one run finds everything. A key that could not be decoded has been
+reported already; no rule speaks of it a second time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+from trio_ai_proxy.config.decode import Faults, Table, nearest, table_name
+from trio_ai_proxy.config.fields import ALTERNATIVES
+from trio_ai_proxy.config.ports import port_faults
+from trio_ai_proxy.config.values import Rejected, check_base_url, shown
+from trio_ai_proxy.settings import AdminSettings, KeySettings, ServerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from trio_ai_proxy.config.kinds import Kind
+
+BUILT_IN_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/healthz", "/readyz")
+
+# Headers that the gateway writes itself: a second copy could let one request be read as two (RFC 9112, section 11.2).
+_OWN_HEADERS = frozenset(
+    {
+        *("host", "connection", "content-length", "content-type", "transfer-encoding", "te", "trailer", "upgrade"),
+        *("expect", "accept-encoding"),
+    }
+)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_OPTIONS_WITH_A_KEY = {"model": "`targets` names the model", "stream": "`response_streaming` decides that"}
+
+
+def check(document: Table, kinds: Mapping[str, Kind], faults: Faults) -> list[str]:
+    """Add every broken rule to `faults`. Returns notes: what is odd and yet no fault."""
+    providers, models = _names(document, "providers"), _names(document, "models")
+    used: set[str] = set()
+    for table in document.values.get("providers", {}).values():
+        _check_provider(table, kinds, faults)
+    for table in document.values.get("models", {}).values():
+        used |= _check_model(table, providers, faults)
+    _check_keys(document.values.get("keys", []), faults)
+    _check_routes(document.values.get("routes", []), models, faults)
+    notes = _check_ports(document, faults) + _check_unresolved(faults, used)
+    if not models:
+        notes.append("no model is configured, so every request will be told that its model is unknown.")
+    return notes
+
+
+def _names(document: Table, section: str) -> dict[str, object]:
+    """What the blocks of a section are called, also those with faults."""
+    raw = document.raw.get(section, {})
+    return raw if isinstance(raw, dict) else {}
+
+
+def _check_unresolved(faults: Faults, used: set[str]) -> list[str]:
+    """What a provider refers to must be there if a model uses it; otherwise the provider is left out, with a note."""
+    notes = []
+    for provider, things in faults.unresolved.items():
+        for path, missing in things:
+            if provider in used:
+                faults.add_missing(path, missing, remedy=" or remove the models that use this provider")
+            else:
+                place = f"({faults.where(path)})"
+                notes.append(
+                    f'provider "{provider}" is left out: {missing.what} {missing.why} {place}, and no model uses it.'
+                )
+    return notes
+
+
+def _check_provider(table: Table, kinds: Mapping[str, Kind], faults: Faults) -> None:
+    values, raw = table.values, table.raw
+    if "kind" in values:
+        name, kind = values["kind"], kinds.get(values["kind"])
+        if kind is None:
+            hint = nearest(name, kinds, quote='"', otherwise="there are")
+            faults.reject(table, "kind", f"is {shown(name)}, which is not in the provider table; {hint}")
+        else:
+            if kind.default_base_url is None and "base_url" not in raw:
+                faults.add(
+                    table.path, f'{table_name(table.path)} needs `base_url`; kind "{name}" has no default for it'
+                )
+            if kind.needs_key and "api_key" not in raw and "auth" not in raw:
+                faults.add(
+                    table.path, f'{table_name(table.path)} needs `api_key` or `auth`; kind "{name}" asks for one'
+                )
+    _check_value(faults, table, "base_url", check_base_url)
+    _check_value(faults, table, "proxy", _check_proxy)
+    if values.get("transport", "own") == "own":
+        for name in ("proxy", "http2"):
+            if values.get(name):
+                faults.reject(table, name, 'needs `transport = "httpx"`')
+    if isinstance(raw.get("headers"), dict):
+        headers = Table(table.at("headers"), raw["headers"], values.get("headers", {}))
+        for name, value in headers.values.items():
+            _check_header(faults, headers, name, name, value)
+    if "auth" in values:
+        _check_auth(values["auth"], faults)
+
+
+def _check_proxy(url: str) -> None:
+    if not re.match(r"(https?|socks5h?)://[^/\s]", url):
+        raise Rejected('must be the URL of a proxy, such as "http://proxy.example.com:3128"')
+
+
+def _check_header(faults: Faults, table: Table, key: str, name: str, value: str) -> None:
+    if not _TOKEN.fullmatch(name):
+        faults.reject(table, key, "is not a name that a header can have")
+    elif name.lower() in _OWN_HEADERS:
+        faults.reject(table, key, f"cannot be set: the gateway writes the header {name.lower()} itself")
+    elif name.lower() == "authorization" and table.path[-1] == "headers":
+        faults.reject(table, key, "belongs in `api_key` or `auth`, where it is kept secret")
+    if not value.isascii() or not value.isprintable():
+        faults.reject(table, key, "must be printable ASCII characters")
+
+
+def _check_auth(auth: Table, faults: Faults) -> None:
+    values, raw = auth.values, auth.raw
+    if values.get("allow_override"):
+        faults.reject(auth, "allow_override", "= true is not built yet; remove it")
+    for group in (("header_name", "header_value"), ("param_name", "param_value", "param_location")):
+        given = [name for name in group if name in raw]
+        lacking = [name for name in group if name not in raw]
+        if given and lacking:
+            faults.reject(auth, given[0], f"needs {' and '.join(f'`{name}`' for name in lacking)} beside it")
+    if "header_name" not in raw and "param_name" not in raw and not {"header_value", "param_value"} & raw.keys():
+        faults.add(
+            auth.path, f"{table_name(auth.path)} needs `header_name` and `header_value`, or the three `param_…` keys"
+        )
+    if "header_name" in values:
+        _check_header(faults, auth, "header_name", values["header_name"], "")
+
+
+def _check_model(model: Table, providers: Mapping[str, object], faults: Faults) -> set[str]:
+    """Returns the names of the providers that it refers to."""
+    used: set[str] = set()
+    if model.raw.get("targets") == []:
+        faults.reject(model, "targets", "must name one target")
+    targets = model.values.get("targets", [])
+    if len(targets) > 1:
+        faults.reject(model, "targets", "with more than one entry is not built yet; keep one")
+    for target in targets:
+        name = target.values.get("provider")
+        if name is None:
+            continue
+        used.add(name)
+        if name not in providers:
+            hint = nearest(name, providers, quote='"', otherwise="there are")
+            subject = f"model {shown(model.path[-1])} refers to the provider {shown(name)}"
+            faults.add(target.at("provider"), f"{subject}, which is not configured; {hint}")
+    options = Table(model.at("options"), model.raw.get("options", {}), model.values.get("options", {}))
+    for name, value in options.values.items():
+        if name in _OPTIONS_WITH_A_KEY:
+            faults.reject(options, name, f"cannot be an option: {_OPTIONS_WITH_A_KEY[name]}")
+        elif name == "force" and not isinstance(value, bool):
+            faults.reject(options, name, f"must be true or false, not {shown(value)}")
+    return used
+
+
+def _check_keys(keys: list[Table], faults: Faults) -> None:
+    names: dict[str, Table] = {}
+    digests: dict[bytes, Table] = {}
+    for key in keys:
+        if (name := key.values.get("name")) in names:
+            line = faults.line(names[name].path)
+            faults.reject(key, "name", f"is {shown(name)}, like that of the key on line {line}; each needs its own")
+        elif name is not None:
+            names[name] = key
+        given = [name for name in ALTERNATIVES[KeySettings] if name in key.raw]
+        if len(given) != 1:
+            faults.add(
+                key.path, f"[[keys]] needs exactly one of `sha256` and `secret`, not {'both' if given else 'none'}"
+            )
+        elif given[0] in key.values:
+            digest = key_digest(key)
+            if digest in digests:
+                line = faults.line(digests[digest].path)
+                faults.reject(key, given[0], f"is the same key as the one on line {line}; each client needs its own")
+            digests.setdefault(digest, key)
+        if key.raw.get("models") == []:
+            faults.reject(key, "models", 'must name a model, or "*" for all')
+
+
+def key_digest(key: Table) -> bytes:
+    """The SHA-256 of the client's key that a sound `[[keys]]` table describes."""
+    if "sha256" in key.values:
+        digest: bytes = key.values["sha256"]
+        return digest
+    return hashlib.sha256(key.values["secret"].reveal().encode()).digest()
+
+
+def _check_routes(routes: list[Table], models: Mapping[str, object], faults: Faults) -> None:
+    paths: dict[str, Table] = {}
+    for route in routes:
+        _check_value(faults, route, "path", _check_path)
+        if (path := route.values.get("path")) in paths:
+            line = faults.line(paths[path].path)
+            faults.reject(route, "path", f"is {shown(path)}, like that of the route on line {line}; each needs its own")
+        elif path is not None:
+            paths[path] = route
+        model = route.values.get("model")
+        if model is not None and model not in models:
+            hint = nearest(model, models, quote='"', otherwise="there are")
+            faults.reject(route, "model", f"is {shown(model)}, which is not configured; {hint}")
+
+
+def _check_path(path: str) -> None:
+    if not path.startswith("/") or not re.fullmatch(r"[!-~]+", path) or "?" in path or "#" in path:
+        raise Rejected(f'must begin with "/" and hold only visible ASCII characters without ? and #, not {shown(path)}')
+    if path in BUILT_IN_PATHS:
+        raise Rejected(f"is {shown(path)}, which the gateway serves already; choose another")
+
+
+def _check_ports(document: Table, faults: Faults) -> list[str]:
+    server: Table = document.values.get("server") or Table(("server",), {}, {})
+    admin: Table = document.values.get("admin") or Table(("admin",), {}, {})
+    if server.values.get("workers", 1) > 1:
+        faults.reject(server, "workers", "above 1 is not built yet; remove it")
+    for origin in server.values.get("cors_origins", []):
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", origin):
+            text = f'has {shown(origin)}, which is no origin; write "*" or one such as "https://app.example.com"'
+            faults.reject(server, "cors_origins", text)
+    data_bind = _bind(server, ServerSettings().bind)
+    admin_bind = _bind(admin, AdminSettings().bind)
+    # An `allow_anonymous` that could not be read has been reported; that it is not `true` need not be said as well.
+    is_closed = bool(document.raw.get("keys") or server.raw.get("allow_anonymous"))
+    port_problems, admin_is_exposed = port_faults(data_bind, admin_bind, is_closed=is_closed)
+    for section, text in port_problems:
+        faults.reject(server if section == "server" else admin, "bind", text)
+    if admin_is_exposed:
+        return [f"the admin port {admin_bind} can be reached by other machines, and it asks for no key."]
+    return []
+
+
+def _bind(table: Table, default: str) -> str | None:
+    """What the table's `bind` is; None if it could not be read."""
+    bind: str | None = table.values.get("bind", None if "bind" in table.raw else default)
+    return bind
+
+
+def _check_value(faults: Faults, table: Table, name: str, check_text: Callable[[str], None]) -> None:
+    """Apply a rule that concerns this one value, if it is there."""
+    if name not in table.values:
+        return
+    try:
+        check_text(table.values[name])
+    except Rejected as rejected:
+        faults.reject(table, name, str(rejected))

@@ -1,0 +1,42 @@
+"""What endpoints are given: the gateway's parts, as far as an endpoint may know them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from trio_ai_proxy.chat.request import ChatRequest
+    from trio_ai_proxy.guards.auth import Keyring
+    from trio_ai_proxy.relay.client import Client
+    from trio_ai_proxy.relay.exchange import Exchange, Live, Plan
+    from trio_ai_proxy.routing.routes import Routes
+    from trio_ai_proxy.settings import KeySettings, Settings
+    from trio_ai_proxy.telemetry.metrics import Metrics
+
+
+class Services(Protocol):
+    """The gateway, seen from an endpoint."""
+
+    settings: Settings
+    keyring: Keyring
+    routes: Routes
+    live: Live
+    metrics: Metrics
+    draining: bool
+    started_at: int
+
+    def plan(self, request: ChatRequest, key: KeySettings | None) -> Plan:
+        """Where `request` goes and how. Raises `ClientError`."""
+        ...
+
+    def begin(self, exchange: Exchange, plan: Plan) -> None:
+        """`exchange` is going to do `plan`: give it what it needs for that, its meter above all."""
+        ...
+
+    def record(self, exchange: Exchange, client: Client) -> None:
+        """Write the books: once for every exchange, when it has ended."""
+        ...
+
+    def report_bug(self, exchange: Exchange, error: BaseException) -> None:
+        """Log a bug under the exchange's request id."""
+        ...

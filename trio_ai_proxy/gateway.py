@@ -1,0 +1,307 @@
+"""The composition root: settings in, an ASGI application out.
+
+(The module is not called `app`: `trio_ai_proxy.app` is the application that Hypercorn is given by that name, and a module
+of that name would take its place.)
+
+What lives as long as the server lives in one nursery, opened when the server starts and cancelled when it ends: the
+writers of log and records, the loading of token encodings, the admin port, and the watch over a shutdown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_ai_proxy.accounting.meter import Meter
+from trio_ai_proxy.accounting.outcome import Cause
+from trio_ai_proxy.accounting.record import ExchangeRecord
+from trio_ai_proxy.accounting.tokens import Tokenizers, load_encoding
+from trio_ai_proxy.dialects.table import with_options
+from trio_ai_proxy.endpoints.admin import AdminPort
+from trio_ai_proxy.endpoints.data import DataPort
+from trio_ai_proxy.errors import Forbidden, Interrupted, InvalidRequest
+from trio_ai_proxy.guards.auth import Keyring
+from trio_ai_proxy.guards.slots import Slots
+from trio_ai_proxy.providers.table import build_provider
+from trio_ai_proxy.relay.counting import usage_now
+from trio_ai_proxy.relay.exchange import Exchange, Live, Plan, Target
+from trio_ai_proxy.routing.routes import Routes
+from trio_ai_proxy.serving.guard import Guard
+from trio_ai_proxy.serving.listener import serve_app
+from trio_ai_proxy.telemetry.ledger import Ledger
+from trio_ai_proxy.telemetry.lines import LineSink
+from trio_ai_proxy.telemetry.log import configure_logging, get_logger
+from trio_ai_proxy.telemetry.metrics import Metrics, loop_lag
+from trio_ai_proxy.upstream.client import UpstreamClient
+from trio_ai_proxy.upstream.demo import demo_transport
+from trio_ai_proxy.upstream.resolver import install_resolver
+
+if TYPE_CHECKING:
+    import socket
+
+    import httpx
+
+    from trio_ai_proxy.chat.request import ChatRequest
+    from trio_ai_proxy.providers.base import Provider
+    from trio_ai_proxy.relay.client import Client
+    from trio_ai_proxy.settings import KeySettings, ModelSettings, Secret, Settings
+
+_FLUSH_SECONDS = 2.0
+
+
+class Gateway:
+    """The gateway as an ASGI application.
+
+    transports      provider name → the httpx transport to use for it in place of the configured one (tests)
+    admin_listener  a listening socket for the admin port, or None: then there is none
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        transports: Mapping[str, httpx.AsyncBaseTransport] | None = None,
+        admin_listener: socket.socket | None = None,
+    ) -> None:
+        self.settings = settings
+        self.keyring = Keyring(settings.keys)
+        self.routes = Routes(settings)
+        self.live = Live()
+        self.metrics = Metrics(settings.models)
+        self.tokenizers = Tokenizers()
+        self.draining = False
+        self.started_at = int(time.time())
+        self.address = settings.server.bind
+        self._log = get_logger()
+        self.guard = Guard(stall=settings.timeouts.stall, h2c=settings.server.h2c, report=self._report)
+        self.records = LineSink(settings.server.record_log)
+        self._log_lines = LineSink("-")
+        self._ledger = Ledger(self.records)
+        self._admin = AdminPort(self, Guard(stall=settings.timeouts.stall, report=self._report))
+        self._admin_listener = admin_listener
+        self._providers: dict[str, Provider] = {}
+        self._clients: dict[str, UpstreamClient] = {}
+        self._slots: dict[str, Slots] = {}
+        for name, provider in settings.providers.items():
+            transport = (transports or {}).get(name)
+            if transport is None and provider.kind == "demo":
+                transport = demo_transport()
+            self._providers[name] = build_provider(provider)
+            self._clients[name] = UpstreamClient(provider, transport)
+            self._slots[name] = Slots(name, provider.max_in_flight)
+        self._watch_gauges()
+        self._drain = trio.Event()
+        self._data = DataPort(self)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            await self._data(scope, receive, send)
+        elif kind == "lifespan":
+            await self._live_and_die(receive, send)
+        else:
+            raise RuntimeError(f"an ASGI scope of type {kind!r} is not served")
+
+    # -- the server's life --------------------------------------------------------------------------------------------
+
+    async def _live_and_die(self, receive: Any, send: Any) -> None:
+        await receive()  # lifespan.startup
+        install_resolver()
+        async with trio.open_nursery() as server:
+            server.start_soon(self._log_lines.run)
+            server.start_soon(self.records.run)
+            configure_logging(self._log_lines, secrets=self._secrets())
+            server.start_soon(loop_lag, self.metrics)
+            server.start_soon(self._load_encodings)
+            server.start_soon(self._watch_worker)
+            server.start_soon(self._finish_streams)
+            stop_admin = trio.Event()
+            if self._admin_listener is not None:
+                await server.start(partial(serve_app, self._admin, self._admin_listener, stop_admin, graceful=1.0))
+            await send({"type": "lifespan.startup.complete"})
+            await receive()  # lifespan.shutdown
+            stop_admin.set()
+            await self.records.flush(_FLUSH_SECONDS)
+            await self._log_lines.flush(_FLUSH_SECONDS)
+            server.cancel_scope.cancel()
+        await self.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def begin_drain(self) -> None:
+        """Take no more work. Streams that run have the drain time; then each gets one in-band error."""
+        if not self.draining:
+            self.draining = True
+            self.guard.drain()
+            self._drain.set()
+
+    async def _watch_worker(self) -> None:
+        """Where Hypercorn is in charge, its worker's shutdown is our signal."""
+        await self.guard.context_seen.wait()
+        if self.guard.context is not None:
+            await self.guard.context.terminated.wait()
+            self.begin_drain()
+
+    async def _finish_streams(self) -> None:
+        await self._drain.wait()
+        with trio.move_on_after(self.settings.server.drain):
+            await self.live.empty.wait()
+        for exchange in list(self.live.exchanges.values()):
+            exchange.interrupt(Cause.SHUTDOWN, Interrupted("The gateway is shutting down; send the request again."))
+
+    async def _load_encodings(self) -> None:
+        """Encodings load beside the traffic, one after the other, in a thread that may hang without harm; until one is
+        there, and where it cannot be had, counts are estimates."""
+        names = self.tokenizers.needed(self._target_models())
+        threads = trio.CapacityLimiter(1)
+        for name in sorted(names):
+            reason = f"not loaded within {self.settings.tokens.load_timeout:g} s"
+            with trio.move_on_after(self.settings.tokens.load_timeout):
+                try:
+                    encoding = await trio.to_thread.run_sync(
+                        load_encoding, name, self.settings.tokens.ranks_dir, limiter=threads, abandon_on_cancel=True
+                    )
+                    self.tokenizers.install(name, encoding)
+                    continue
+                except Exception as error:  # noqa: BLE001  # whatever a download or a file can do; the stream goes on
+                    reason = f"{type(error).__name__}: {error}"[:300]
+            self._log.warning("token encoding missing, counts are estimates", encoding=name, reason=reason)
+
+    def _target_models(self) -> set[str]:
+        return {target.model for model in self.settings.models.values() for target in model.targets}
+
+    def _watch_gauges(self) -> None:
+        self.metrics.watch("exchanges_in_flight", lambda: len(self.live))
+        self.metrics.watch("client_connections", lambda: len(self.guard.connections))
+        for name, slots in self._slots.items():
+            self.metrics.watch("slots_in_use", partial(_in_use, slots), provider=name)
+            self.metrics.watch("slots_waiting", partial(_waiting, slots), provider=name)
+            if self._clients[name].open_connections is not None:
+                self.metrics.watch("upstream_connections", partial(_connections, self._clients[name]), provider=name)
+        self.metrics.watch("records_dropped", lambda: self.records.dropped)
+        self.metrics.watch("log_lines_dropped", lambda: self._log_lines.dropped)
+
+    def _secrets(self) -> list[Secret]:
+        providers = self.settings.providers.values()
+        keys = [provider.api_key for provider in providers]
+        auths = [provider.auth for provider in providers if provider.auth is not None]
+        values = [*keys, *(auth.header_value for auth in auths), *(auth.param_value for auth in auths)]
+        return [value for value in values if value is not None]
+
+    def targets(self) -> list[tuple[str, Target]]:
+        """Every configured model's name, and where it goes."""
+        return [(name, self._target(model)) for name, model in self.settings.models.items()]
+
+    async def aclose(self) -> None:
+        """Close the providers' idle connections."""
+        for client in self._clients.values():
+            await client.aclose()
+
+    # -- what endpoints ask -------------------------------------------------------------------------------------------
+
+    def plan(self, request: ChatRequest, key: KeySettings | None) -> Plan:
+        """Where `request` goes and how. Raises `ClientError`."""
+        if not self.routes.allowed(key, request.model):
+            raise Forbidden(f"This key may not use the model `{request.model}`.", param="model")
+        model = self.routes.resolve(request.model)
+        if model.response_streaming == "deny" and request.stream:
+            raise InvalidRequest(
+                f"Streaming is not allowed for the model `{request.model}`.",
+                param="stream",
+                code="streaming_not_allowed",
+            )
+        target = self._target(model)
+        if request.operation not in target.provider.capabilities.operations:
+            raise InvalidRequest(f"The model `{request.model}` does not serve {request.operation}.", param="model")
+        if model.options:
+            request = replace(request, fields=with_options(request.fields, model.options, force=model.force_options))
+        stream = request.stream or model.response_streaming == "always"
+        return Plan(
+            request=request,
+            model=model,
+            target=target,
+            stream=stream,
+            ask_stream=stream or target.provider.capabilities.streams_only,
+            hide_usage=not request.include_usage,
+            client_model=None if target.model == request.model else request.model,
+        )
+
+    def _target(self, model: ModelSettings) -> Target:
+        chosen = model.targets[0]
+        name = chosen.provider
+        return Target(
+            provider=self._providers[name],
+            model=chosen.model,
+            client=self._clients[name],
+            slots=self._slots[name],
+            timeouts=chosen.timeouts or model.timeouts,
+        )
+
+    def begin(self, exchange: Exchange, plan: Plan) -> None:
+        """Give `exchange` what it needs for `plan`."""
+        exchange.plan = plan
+        exchange.encoding = self.tokenizers.for_model(plan.target.model)
+        exchange.meter = Meter(accepted_at=exchange.accepted_at, encoding=exchange.encoding)
+
+    def record(self, exchange: Exchange, client: Client) -> None:
+        """Write the books: once for every exchange, when it has ended."""
+        now = trio.current_time()
+        plan, meter, outcome = exchange.plan, exchange.meter, exchange.outcome
+        usage, source = usage_now(exchange)
+        released = None
+        if exchange.released_at is not None and exchange.settled_at is not None:
+            released = max(0.0, exchange.released_at - exchange.settled_at)
+        record = ExchangeRecord(
+            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            request_id=exchange.request_id,
+            key=exchange.key,
+            dialect=exchange.dialect.name,
+            model=exchange.model,
+            provider=plan.target.provider.name if plan is not None else None,
+            target_model=plan.target.model if plan is not None else None,
+            stream=plan.stream if plan is not None else False,
+            outcome=(outcome.cause or Cause.BUG).value,
+            detail=outcome.detail,
+            phase=exchange.phase,
+            status=client.status,
+            attempts=exchange.attempts,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            total_tokens=usage.total_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            usage_source=source,
+            cost=None,
+            ttft_ms=round(meter.ttft * 1000, 3) if meter is not None and meter.ttft is not None else None,
+            duration_ms=round((now - exchange.accepted_at) * 1000, 3),
+            upstream_released_ms=round(released * 1000, 3) if released is not None else None,
+            bytes_out=client.bytes_out,
+            chunks_out=client.chunks_out,
+        )
+        self._ledger.put(record)
+        self.metrics.record(record, meter.gaps if meter is not None else None)
+
+    def report_bug(self, exchange: Exchange, error: BaseException) -> None:
+        """Log a bug under the exchange's request id."""
+        self._log.error("bug", request_id=exchange.request_id, exc_info=error)
+
+    def _report(self, event: str, **facts: Any) -> None:
+        error = facts.pop("error", None)
+        self._log.error(event, exc_info=error, **facts)
+
+
+def _in_use(slots: Slots) -> int:
+    return slots.in_use
+
+
+def _waiting(slots: Slots) -> int:
+    return slots.waiting
+
+
+def _connections(client: UpstreamClient) -> int:
+    return client.open_connections or 0

@@ -1,0 +1,280 @@
+"""The upstream task: one attempt, from the slot to the last byte. It never raises what a provider can do wrong; it settles
+the outcome, closes its end of the channel, and the writer says the rest.
+
+One clock is re-armed through the whole attempt: the first-token deadline until real generation is seen, then the idle
+deadline from each event. It stands still while we wait for the client.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_ai_proxy.accounting.outcome import Cause
+from trio_ai_proxy.accounting.record import Attempt
+from trio_ai_proxy.chat.events import GENERATION, Event, Failed, Started
+from trio_ai_proxy.chat.fold import Fold
+from trio_ai_proxy.errors import (
+    InvalidRequest, Overloaded, TruncatedStream, UpstreamError, UpstreamRefused, UpstreamTimeout,
+)  # fmt: skip
+from trio_ai_proxy.relay.counting import settle_usage
+from trio_ai_proxy.relay.exchange import MAX_ABANDONED_BYTES
+from trio_ai_proxy.relay.passthrough import PassThrough, rename_model
+from trio_ai_proxy.upstream.attempt import check_answer, check_stream
+
+if TYPE_CHECKING:
+    from trio_ai_proxy.relay.exchange import Exchange, Plan
+    from trio_ai_proxy.upstream.client import UpstreamResponse
+
+MAX_ANSWER_BYTES = 32 * 2**20
+MAX_HELD_BYTES = 1 * 2**20
+_TAIL_SECONDS = 0.25
+
+
+@dataclass(slots=True)
+class Stream:
+    """What the reader tells the writer besides bytes: what a made-up usage chunk needs."""
+
+    started: Started | None = None
+    usage_sent: bool = False
+
+
+async def read_upstream(
+    exchange: Exchange, plan: Plan, stream: Stream, to_writer: trio.MemorySendChannel[bytes]
+) -> None:
+    """Make the attempt and send what the client is to get. The outcome is settled when this returns, unless it was
+    cancelled from above."""
+    scope = exchange.upstream
+    scope.deadline = exchange.total_deadline()
+    began = trio.current_time()
+    async with to_writer:
+        try:
+            with scope:
+                await _Attempt(exchange, plan, stream, to_writer).run()
+            if scope.cancelled_caught and exchange.outcome.cause is None:
+                seconds = plan.target.timeouts.total
+                error = UpstreamTimeout("total", seconds, f"The exchange was not over within {seconds:g} s.")
+                exchange.settle(Cause.TIMEOUT_TOTAL, error)
+        except UpstreamError as error:
+            exchange.settle(_cause_of(error), error)
+        except Overloaded as error:
+            exchange.settle(Cause.TIMEOUT_QUEUE, error)
+        except InvalidRequest as error:
+            exchange.settle(Cause.REFUSED, error)
+        finally:
+            if exchange.abandoned:
+                exchange.live.abandoned -= 1
+            cause = exchange.outcome.cause
+            exchange.attempts.append(
+                Attempt(
+                    provider=plan.target.provider.name, model=plan.target.model,
+                    outcome=cause.value if cause is not None else Cause.BUG.value,
+                    milliseconds=round((trio.current_time() - began) * 1000, 3),
+                )
+            )  # fmt: skip
+
+
+def _cause_of(error: UpstreamError) -> Cause:
+    if isinstance(error, UpstreamTimeout):
+        return Cause(f"timeout_{error.deadline}")
+    if isinstance(error, TruncatedStream):
+        return Cause.UPSTREAM_TRUNCATED
+    return Cause.UPSTREAM_ERROR
+
+
+class _Attempt:
+    """One try at one target."""
+
+    def __init__(
+        self, exchange: Exchange, plan: Plan, stream: Stream, to_writer: trio.MemorySendChannel[bytes]
+    ) -> None:
+        self._exchange = exchange
+        self._plan = plan
+        self._stream = stream
+        self._to_writer = to_writer
+        self._timeouts = plan.target.timeouts
+        self._clock = trio.CancelScope()
+        self._generating = False
+
+    async def run(self) -> None:
+        exchange, slots = self._exchange, self._plan.target.slots
+        exchange.phase = "queue"
+        await slots.take(self._timeouts.queue)
+        try:
+            self._clock.deadline = trio.current_time() + self._first_token_seconds()
+            with self._clock:
+                await self._open_and_read()
+            if self._clock.cancelled_caught:
+                self._settle_silence()
+        finally:
+            slots.give_back()
+
+    def _first_token_seconds(self) -> float:
+        # A one-shot answer comes when it is whole, so the wait for its first byte says nothing: `total` bounds it.
+        return self._timeouts.first_token if self._plan.ask_stream else math.inf
+
+    def _settle_silence(self) -> None:
+        if self._generating:
+            name, seconds, what = "idle", self._timeouts.idle, "fell silent for"
+        else:
+            name, seconds, what = "first_token", self._timeouts.first_token, "sent no token within"
+        error = UpstreamTimeout(name, seconds, f"Provider '{self._plan.target.provider.name}' {what} {seconds:g} s.")
+        self._exchange.settle(Cause(f"timeout_{name}"), error)
+
+    async def _open_and_read(self) -> None:
+        exchange, plan = self._exchange, self._plan
+        provider = plan.target.provider
+        request = provider.prepare(plan.request, model=plan.target.model, stream=plan.ask_stream)
+        exchange.phase = "connect"
+        exchange.opened_at = trio.current_time()
+        try:
+            response = await plan.target.client.open(request, connect=self._timeouts.connect)
+            try:
+                exchange.phase = "first_token"
+                if not plan.ask_stream:
+                    await check_answer(response, provider)
+                    await self._read_answer(response)
+                    return
+                await check_stream(response, provider)
+                if plan.stream:
+                    await self._read_stream(response)
+                else:
+                    await self._read_and_fold(response)
+            finally:
+                await response.aclose()
+        finally:
+            exchange.released_at = trio.current_time()
+
+    # -- a stream for a client that wants one ---------------------------------------------------------------------------
+
+    async def _read_stream(self, response: UpstreamResponse) -> None:
+        provider, plan = self._plan.target.provider, self._plan
+        path = PassThrough(
+            provider.framer(), provider.decoder(plan.request.operation),
+            client_model=plan.client_model, hide_usage=plan.hide_usage,
+        )  # fmt: skip
+        held: list[bytes] = []  # what came before the first token: it opens no gate
+        held_bytes = read_bytes = 0
+        while True:
+            data = await self._read(response)
+            batch = path.feed(data) if data else path.close()
+            if batch.events:
+                self._observe(batch.events)
+            out = batch.out
+            if not self._generating:
+                held.append(out)
+                held_bytes += len(out)
+                if held_bytes > MAX_HELD_BYTES:
+                    raise UpstreamError("The provider sent a megabyte without a token.")
+                if any(isinstance(event, GENERATION) for event in batch.events):
+                    self._generating = True
+                    self._exchange.phase = "streaming"
+                    out = b"".join(held)
+                    held.clear()
+                elif not batch.ended and batch.error is None:
+                    continue
+                else:
+                    out = b"" if batch.error is not None else b"".join(held)
+            self._stream.usage_sent = path.usage_sent
+            if out:
+                await self._send(out)
+            if batch.error is not None:
+                raise batch.error
+            if batch.ended:
+                self._exchange.settle(Cause.COMPLETED)
+                await self._to_writer.aclose()  # the client need not wait for what follows
+                await self._read_tail(response)
+                return
+            if batch.alive:
+                self._clock.deadline = trio.current_time() + self._timeouts.idle
+            if self._exchange.abandoned:
+                read_bytes += len(data)
+                if read_bytes > MAX_ABANDONED_BYTES:
+                    return
+
+    async def _read(self, response: UpstreamResponse) -> bytes:
+        try:
+            return await response.read()
+        except UpstreamRefused as error:
+            if not self._generating:
+                raise
+            raise TruncatedStream(f"The provider's stream broke off: {error.message}") from error
+
+    async def _send(self, out: bytes) -> None:
+        self._clock.deadline = math.inf
+        try:
+            await self._to_writer.send(out)
+        except trio.BrokenResourceError:
+            # The writer has ended, which it does on its own only when it has failed; the nursery tells why.
+            raise UpstreamError("The answer could not be written.") from None
+        self._clock.deadline = trio.current_time() + self._timeouts.idle
+
+    async def _read_tail(self, response: UpstreamResponse) -> None:
+        """Let the connection come to its end, so that it can serve again; data after the end is dropped with it."""
+        with trio.move_on_after(_TAIL_SECONDS):
+            try:
+                await response.read()
+            except UpstreamError:
+                pass  # the answer is whole; the connection is not kept
+
+    # -- a whole answer -------------------------------------------------------------------------------------------------
+
+    async def _read_and_fold(self, response: UpstreamResponse) -> None:
+        """The provider streams, the client wants it at once."""
+        provider = self._plan.target.provider
+        path = PassThrough(
+            provider.framer(), provider.decoder(self._plan.request.operation), client_model=None, hide_usage=True
+        )
+        fold = Fold()
+        while True:
+            data = await self._read(response)
+            batch = path.feed(data) if data else path.close()
+            if batch.events:
+                self._observe(batch.events)
+                for event in batch.events:
+                    fold.add(event)
+                if not self._generating and any(isinstance(event, GENERATION) for event in batch.events):
+                    self._generating = True
+                    self._exchange.phase = "streaming"
+            if batch.error is not None:
+                raise batch.error
+            if batch.ended:
+                break
+            if batch.alive and self._generating:
+                self._clock.deadline = trio.current_time() + self._timeouts.idle
+        usage, _ = await settle_usage(self._exchange)
+        answer = replace(fold.answer(), usage=usage)
+        if self._plan.client_model is not None:
+            answer = replace(answer, model=self._plan.client_model)
+        await self._finish(self._exchange.dialect.encode_answer(answer))
+        await self._read_tail(response)
+
+    async def _read_answer(self, response: UpstreamResponse) -> None:
+        """The provider's document is the client's: it passes as it came, but for the model's name."""
+        plan = self._plan
+        self._clock.deadline = trio.current_time() + self._timeouts.idle
+        body = await response.read_all(MAX_ANSWER_BYTES)
+        events = plan.target.provider.read_answer(plan.request.operation, body)
+        self._observe(events)
+        for event in events:
+            if isinstance(event, Failed):
+                raise event.error
+        if plan.client_model is not None and self._stream.started is not None:
+            body = rename_model(body, self._stream.started.model, plan.client_model)
+        await self._finish(body)
+
+    async def _finish(self, body: bytes) -> None:
+        self._clock.deadline = math.inf
+        self._exchange.settle(Cause.COMPLETED)
+        await self._to_writer.send(body)
+        await self._to_writer.aclose()
+
+    def _observe(self, events: list[Event]) -> None:
+        meter = self._exchange.meter
+        if meter is not None:
+            meter.observe(events, trio.current_time())
+        if self._stream.started is None:
+            self._stream.started = next((event for event in events if isinstance(event, Started)), None)

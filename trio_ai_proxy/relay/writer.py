@@ -1,0 +1,104 @@
+"""The downstream task: what the channel brings goes to the client, and then exactly one terminal, by the outcome.
+
+No status line leaves before the reader has seen real generation, so an early failure keeps its true status. While the
+provider thinks, a model may have comment lines sent; that commits the status, and failures are then told in band.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_ai_proxy.accounting.outcome import Cause
+from trio_ai_proxy.chat.events import Started
+from trio_ai_proxy.errors import InternalError, ProxyError
+from trio_ai_proxy.relay.counting import settle_usage
+
+if TYPE_CHECKING:
+    from trio_ai_proxy.relay.client import Client, Headers
+    from trio_ai_proxy.relay.exchange import Exchange, Plan
+    from trio_ai_proxy.relay.reader import Stream
+
+EVENT_STREAM: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # a proxy in front must not gather what is meant to arrive piece by piece
+]
+
+
+async def write_client(
+    exchange: Exchange, plan: Plan, stream: Stream, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
+) -> None:
+    """Send what comes, then the terminal. Returns without one where the outcome is not settled: then the reader has failed,
+    and its failure is on its way up."""
+    async with from_reader:
+        if plan.stream:
+            await _write_stream(plan, exchange, from_reader, client)
+        else:
+            async for body in from_reader:
+                await client.answer(200, body, [])
+    if exchange.outcome.cause is not None:
+        await conclude(exchange, client, plan=plan, stream=stream)
+
+
+async def _write_stream(
+    plan: Plan, exchange: Exchange, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
+) -> None:
+    keep_alive = plan.model.keep_alive
+    while True:
+        try:
+            if keep_alive is None:
+                block = await from_reader.receive()
+            else:
+                with trio.move_on_after(keep_alive) as silence:
+                    block = await from_reader.receive()
+                if silence.cancelled_caught:
+                    block = exchange.dialect.keep_alive
+        except trio.EndOfChannel:
+            return
+        if client.status is None:
+            await client.start(200, EVENT_STREAM)
+        await client.send(block)
+
+
+async def conclude(
+    exchange: Exchange, client: Client, *, plan: Plan | None = None, stream: Stream | None = None
+) -> None:
+    """The one terminal. Whole: the dialect's own end. Not begun: a status and a body. Else one error in band, and the end."""
+    if client.finished:
+        return
+    outcome = exchange.outcome
+    if outcome.cause is Cause.CLIENT_GONE:
+        return
+    if outcome.cause is Cause.COMPLETED and plan is not None and plan.stream:
+        if client.status is None:  # whole, and without a single token
+            await client.start(200, EVENT_STREAM)
+        await client.finish(await _usage_chunk(exchange, plan, stream) + exchange.dialect.terminal)
+        return
+    error = outcome.error or InternalError("The gateway failed; its log tells more under this request id.")
+    if client.status is None:
+        await client.answer(error.status, exchange.dialect.encode_error(error), error_headers(error))
+    else:
+        await client.finish(exchange.dialect.encode_stream_error(error))
+
+
+async def _usage_chunk(exchange: Exchange, plan: Plan, stream: Stream | None) -> bytes:
+    """The usage chunk, where the client asked for one and the provider has sent none that it could see."""
+    if stream is None or plan.hide_usage or stream.usage_sent:
+        return b""
+    usage, _ = await settle_usage(exchange)
+    started = stream.started or Started(id=f"chatcmpl-{exchange.request_id}", model=plan.request.model)
+    if plan.client_model is not None:
+        started = Started(started.id, plan.client_model, started.created, started.system_fingerprint)
+    return exchange.dialect.encode_usage(started, usage)
+
+
+def error_headers(error: ProxyError) -> Headers:
+    """The headers that belong to an error."""
+    headers: Headers = []
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers

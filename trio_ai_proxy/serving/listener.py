@@ -1,0 +1,79 @@
+"""A listening socket, and an application served on it by Hypercorn's own worker with our connections."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config, Sockets
+from hypercorn.trio.run import worker_serve
+
+from trio_ai_proxy.errors import ConfigError
+from trio_ai_proxy.serving.connection import GuardedServer
+from trio_ai_proxy.serving.names import install
+
+if TYPE_CHECKING:
+    from trio_ai_proxy.serving.guard import Guard
+
+_BACKLOG = 1024
+
+
+def open_listener(bind: str) -> socket.socket:
+    """Listen on `host:port` (`[::1]:8000` for IPv6, `fd://3` for an inherited socket). Raises `ConfigError` in one sentence."""
+    if bind.startswith("fd://"):
+        inherited = socket.socket(fileno=int(bind.removeprefix("fd://")))
+        inherited.setblocking(False)
+        return inherited
+    host, _, port = bind.rpartition(":")
+    host = host.strip("[]")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind((host, int(port)))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError([f"Cannot listen on {bind}: {error.strerror or error}."]) from error
+    listener.setblocking(False)
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """`host:port` that a listener has got, with the port that the system chose where 0 was asked for."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def configure(config: Config, guard: Guard, *, graceful: float) -> None:
+    """Set what the guards rely on, whoever made `config`: our own `serve`, or Hypercorn's command line."""
+    config.graceful_timeout = graceful
+    config.keep_alive_timeout = guard.keep_alive
+    config.keep_alive_max_requests = 2**31
+    config.read_timeout = None  # it would end a stream whose client has nothing to say; the body has its own deadline
+    config.include_server_header = False
+    config.alpn_protocols = ["http/1.1"]
+    config.websocket_ping_interval = None
+
+
+async def serve_app(
+    app: Any, listener: socket.socket, stop: trio.Event, *, graceful: float,
+    task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
+) -> None:  # fmt: skip
+    """Serve the ASGI application `app` until `stop` is set; then its connections have `graceful` seconds to end."""
+    install(GuardedServer)
+    config = Config()
+    config.errorlog = None
+    config.accesslog = None
+    configure(config, app.guard, graceful=graceful)
+    await worker_serve(
+        ASGIWrapper(app), config, sockets=Sockets([], [listener], []), shutdown_trigger=partial(_wait, stop),
+        task_status=task_status,
+    )  # fmt: skip
+
+
+async def _wait(stop: trio.Event) -> None:
+    await stop.wait()
