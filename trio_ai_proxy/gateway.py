@@ -10,7 +10,6 @@ writers of log and records, the loading of token encodings, the admin port, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -28,7 +27,7 @@ from trio_ai_proxy.endpoints.data import DataPort
 from trio_ai_proxy.errors import Forbidden, Interrupted, InvalidRequest
 from trio_ai_proxy.guards.auth import Keyring
 from trio_ai_proxy.guards.slots import Slots
-from trio_ai_proxy.providers.table import build_provider
+from trio_ai_proxy.providers.table import KINDS, build_provider
 from trio_ai_proxy.relay.counting import usage_now
 from trio_ai_proxy.relay.exchange import Exchange, Live, Plan, Target
 from trio_ai_proxy.routing.routes import Routes
@@ -44,6 +43,7 @@ from trio_ai_proxy.upstream.resolver import install_resolver
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Mapping
 
     import httpx
 
@@ -81,7 +81,8 @@ class Gateway:
         self._log = get_logger()
         self.guard = Guard(stall=settings.timeouts.stall, h2c=settings.server.h2c, report=self._report)
         self.records = LineSink(settings.server.record_log)
-        self._log_lines = LineSink("-")
+        # One sink for standard error: two would cut into each other's lines.
+        self._log_lines = self.records if settings.server.record_log == "-" else LineSink("-")
         self._ledger = Ledger(self.records)
         self._admin = AdminPort(self, Guard(stall=settings.timeouts.stall, report=self._report))
         self._admin_listener = admin_listener
@@ -90,7 +91,7 @@ class Gateway:
         self._slots: dict[str, Slots] = {}
         for name, provider in settings.providers.items():
             transport = (transports or {}).get(name)
-            if transport is None and provider.kind == "demo":
+            if transport is None and KINDS[provider.kind].embedded:
                 transport = demo_transport()
             self._providers[name] = build_provider(provider)
             self._clients[name] = UpstreamClient(provider, transport)
@@ -114,8 +115,8 @@ class Gateway:
         await receive()  # lifespan.startup
         install_resolver()
         async with trio.open_nursery() as server:
-            server.start_soon(self._log_lines.run)
-            server.start_soon(self.records.run)
+            for sink in {self.records, self._log_lines}:
+                server.start_soon(sink.run)
             configure_logging(self._log_lines, secrets=self._secrets())
             server.start_soon(loop_lag, self.metrics)
             server.start_soon(self._load_encodings)

@@ -9,24 +9,25 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_ai_proxy.config import default_settings, load_settings
+from trio_ai_proxy.config import check_bind, default_settings, load_settings
 from trio_ai_proxy.errors import ConfigError
 from trio_ai_proxy.gateway import Gateway
 from trio_ai_proxy.providers.table import KINDS
 from trio_ai_proxy.relay.probe import probe
-from trio_ai_proxy.serving.hosted import take_over
+from trio_ai_proxy.serving.hosted import binds, take_over, workers
 from trio_ai_proxy.serving.listener import address, open_listener, serve_app
 from trio_ai_proxy.upstream.resolver import install_resolver
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Mapping
 
     from trio_ai_proxy.settings import Settings
 
@@ -143,6 +144,10 @@ class HostedApp:
     def _start(self, receive: Any) -> Gateway:
         try:
             settings, notes = read_settings(None, os.environ)
+            if workers(receive) > 1:
+                raise ConfigError(["More than one worker is not built yet: leave out `-w`, or give `-w 1`."])
+            for bind in binds(receive):
+                check_bind(replace(settings, server=replace(settings.server, bind=bind)))
             admin = open_listener(settings.admin.bind) if settings.admin.bind else None
         except ConfigError as error:
             # Hypercorn would show a traceback and exit with 1. Nothing is open yet that could be left behind.

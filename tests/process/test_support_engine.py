@@ -35,7 +35,7 @@ async def test_the_engine_stops_generating_when_its_client_leaves() -> None:
                     await client.read_chunk()
                 assert await engine.requests_processing() == 1
                 await client.fin()
-            while await engine.requests_processing():  # noqa: ASYNC110 - another process
+            while await engine.requests_processing():
                 await trio.sleep(0.01)
             generated = await engine.tokens_predicted()
             assert 0 < generated < 500

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_ai_proxy.framing.frame import Frame
 from trio_ai_proxy.framing.sse import SSEFramer
 
+if TYPE_CHECKING:
+    from trio_ai_proxy.framing.frame import Frame
+
 _LINES = st.sampled_from(
-    [b"data: a", b"data:b", b"data", b"data:  {}", b": ping", b":", b"event: x", b"event", b"id: 1", b"", b"", b"", b"\xff"]
+    [b"data: a", b"data:b", b"data", b"data:  {}", b": ping", b":", b"event: x", b"event", b"id: 1", b"", b"", b"\xff"]
 )  # fmt: skip
 _ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 
@@ -32,7 +36,7 @@ def read(pieces: list[bytes]) -> list[Frame]:
 
 
 def dispatched(stream: bytes) -> list[tuple[str, bytes]]:
-    """The standard's algorithm, word for word and a line at a time, and the last event given although it is not ended."""
+    """The standard's algorithm, a line at a time; and the last event is given although it is not ended."""
     events: list[tuple[str, bytes]] = []
     data: list[bytes] = []
     event = ""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ def test_every_text_arrives_whole_however_the_stream_is_cut(
     path = PassThrough(
         SSEFramer(), OpenAIDecoder("chat", str), client_model='as"ked' if rename else None, hide_usage=True
     )
-    batches = [path.feed(stream[start:stop]) for start, stop in zip(places, places[1:], strict=False)]
+    batches = [path.feed(stream[start:stop]) for start, stop in pairwise(places)]
     batches.append(path.close())
     events = [event for batch in batches for event in batch.events]
     assert [event.text for event in events if isinstance(event, TextDelta)] == texts
@@ -52,6 +53,6 @@ def test_no_bytes_of_a_provider_make_it_raise(noise: bytes, cuts: list[int]) -> 
     stream = stream_of(["a"], "\n", ascii_only=True)[:60] + noise
     places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
     path = PassThrough(SSEFramer(), OpenAIDecoder("chat", str), client_model="m", hide_usage=True)
-    batches = [path.feed(stream[start:stop]) for start, stop in zip(places, places[1:], strict=False)]
+    batches = [path.feed(stream[start:stop]) for start, stop in pairwise(places)]
     batches.append(path.close())
     assert sum(batch.ended or batch.error is not None for batch in batches) == 1

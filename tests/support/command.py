@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, TYPE_CHECKING, Self
 
 import trio
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _START_SECONDS = 60
 
@@ -103,7 +105,7 @@ class Command:
                 await trio.sleep(0.02)
         return int(self.process.returncode)
 
-    async def __aenter__(self) -> Command:
+    async def __aenter__(self) -> Self:
         if self._hypercorn:
             argv = [
                 sys.executable,

@@ -117,14 +117,20 @@ class RawServer:
 
 @asynccontextmanager
 async def raw_server(
-    handler: Handler, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", name: str | None = None
+    handler: Handler,
+    *,
+    tls: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
+    name: str | None = None,
+    port: int = 0,
 ) -> AsyncIterator[RawServer]:
     """Serve `handler` on a free port. A connection is closed when its handler returns; peers that vanish are no error.
 
     tls   speak TLS with this context
     name  the host's name in `origin`, if not its address
+    port  this one in place of a free one
     """
-    listeners = await trio.open_tcp_listeners(0, host=host)
+    listeners = await trio.open_tcp_listeners(port, host=host)
     port = listeners[0].socket.getsockname()[1]
     server = RawServer(name or host, port, "https" if tls else "http")
 

@@ -193,8 +193,9 @@ class TestCompletions:
         assert TEXT.parse_request(body(TEXT, prompt=prompt)).fields["prompt"] == prompt
 
     @pytest.mark.parametrize(
-        "prompt", [None, "", [], [[]], 1, {}, ["a", 1], [1, "a"], [1.5], [True], [-1], [[1], "a"], [[1], []], [["a"]], [None]]
-    )  # fmt: skip
+        "prompt",
+        [None, "", [], [[]], 1, {}, ["a", 1], [1, "a"], [1.5], [True], [-1], [[1], "a"], [[1], []], [["a"]], [None]],
+    )
     def test_prompt_has_no_other(self, prompt: Any) -> None:
         assert refused(TEXT, body(TEXT, prompt=prompt)).param == "prompt"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 from time import process_time
 
 import pytest
@@ -10,6 +11,7 @@ from trio_ai_proxy.framing.frame import Frame
 from trio_ai_proxy.framing.sse import SSEFramer
 
 BOM = b"\xef\xbb\xbf"
+SEPARATORS = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg".encode()
 
 
 def frames_of(pieces: list[bytes]) -> list[Frame]:
@@ -29,7 +31,7 @@ CASES = {
     "line feeds": (b"data: a\n\ndata: b\n\n", [("", b"a"), ("", b"b")]),
     "carriage returns and line feeds": (b"data: a\r\n\r\ndata: b\r\n\r\n", [("", b"a"), ("", b"b")]),
     "carriage returns": (b"data: a\r\rdata: b\r\r", [("", b"a"), ("", b"b")]),
-    "line ends mixed": (b"data: a\n\r\ndata: b\r\r\ndata: c\r\n\ndata: d\n\n", [("", b"a"), ("", b"b"), ("", b"c"), ("", b"d")]),
+    "line ends mixed": (b"data: a\n\r\ndata: b\r\r\ndata: c\r\n\n", [("", b"a"), ("", b"b"), ("", b"c")]),
     "carriage return inside an event of line feeds": (b"data: a\rdata: b\n\n", [("", b"a\nb")]),
     "byte order mark": (BOM + b"data: a\n\n", [("", b"a")]),
     "second byte order mark is no field": (BOM + BOM + b"data: a\n\ndata: b\n\n", [("", b"b")]),
@@ -46,12 +48,12 @@ CASES = {
     "long comment": (b":" + b"x" * 2048 + b"\ndata: a\n\n", [("", b"a")]),
     "unknown fields": (b"id: 1\nretry: 10\nfoo: bar\ndata: a\nfoo\n\n", [("", b"a")]),
     "names are case-sensitive": (b"Data: a\nDATA: b\n data: c\ndata: d\n\n", [("", b"d")]),
-    "event name": (b"event: error\ndata: a\n\nevent:ping\ndata: b\n\ndata: c\n\n", [("error", b"a"), ("ping", b"b"), ("", b"c")]),
+    "event name": (b"event: x\ndata: a\n\nevent:y\ndata: b\n\ndata: c\n\n", [("x", b"a"), ("y", b"b"), ("", b"c")]),
     "event name after the data": (b"data: a\nevent: x\n\n", [("x", b"a")]),
     "last event name counts": (b"event: x\nevent: y\ndata: a\n\n", [("y", b"a")]),
     "event without data says nothing": (b"event: x\n\ndata: a\n\n", [("", b"a")]),
     "many blank lines": (b"\n\n\ndata: a\n\n\n\n\ndata: b\n\n", [("", b"a"), ("", b"b")]),
-    "separators of other alphabets are data": ("data: a\u2028b\u0085c\x0bd\x0ce\n\n".encode(), [("", "a\u2028b\u0085c\x0bd\x0ce".encode())]),
+    "separators of text are data": (b"data: " + SEPARATORS + b"\n\n", [("", SEPARATORS)]),
     "NUL is data": (b"data: a\0b\n\n", [("", b"a\0b")]),
     "bytes that are not UTF-8 are data": (b"data: \xff\xfe\n\n", [("", b"\xff\xfe")]),
     "nothing": (b"", []),
@@ -175,8 +177,7 @@ class TestBound:
         for pieces in ways_to_cut(b"data: " + b"x" * 200 + end):
             framer = SSEFramer(max_frame_bytes=100)
             with pytest.raises(UpstreamProtocolError, match="no blank line within 100 bytes"):
-                for piece in pieces:
-                    assert framer.feed(piece) == []
+                deque((framer.feed(piece) for piece in pieces), maxlen=0)
 
     @pytest.mark.parametrize("rest", [b"", b"\n\ndata: c\n\n"])
     def test_frames_before_a_longer_one_are_given_first(self, rest: bytes) -> None:

@@ -22,7 +22,7 @@ def message_of(body: bytes, **headers: str) -> str:
         ({"message": "m"}, "m"),
         ({"error": True, "message": "m"}, "m"),
         ({"detail": "m"}, "m"),
-        ({"detail": [{"loc": ["body", "messages", 0], "msg": "Field required"}, {"msg": "no"}]}, "body.messages.0: Field required; no"),
+        ({"detail": [{"loc": ["body", "messages", 0], "msg": "gone"}, {"msg": "no"}]}, "body.messages.0: gone; no"),
         ({"detail": [1]}, "[1]"),
         ({"why": "x"}, '{"why":"x"}'),
         ("m", "m"),

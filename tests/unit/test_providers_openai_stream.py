@@ -13,6 +13,8 @@ from trio_ai_proxy.framing.frame import Frame
 from trio_ai_proxy.framing.sse import SSEFramer
 from trio_ai_proxy.providers.openai_stream import OpenAIDecoder, read_answer
 
+OURS = "upstream_error"
+
 
 def frame(payload: Any, event: str = "") -> Frame:
     return Frame(payload if isinstance(payload, bytes) else json.dumps(payload).encode(), event)
@@ -52,7 +54,7 @@ def test_recording_means_what_stands_beside_it_however_it_is_cut(recording) -> N
 
 @pytest.mark.parametrize("recording", recordings("openai"), ids=lambda recording: recording.name)
 def test_stream_cut_at_any_byte_is_whole_only_if_it_had_said_so(recording) -> None:
-    """Whatever was lost, the stream is not called whole unless every choice had its finish reason or [DONE] was there."""
+    """Whatever was lost, it is not called whole unless every choice had its finish reason or [DONE] was there."""
     for length in range(len(recording.response)):
         events, raised = play(recording.operation, [recording.response[:length]])
         if any(isinstance(event, Failed) for event in events):
@@ -164,18 +166,18 @@ class TestErrors:
         ("payload", "facts"),
         [
             ({"error": {"message": "m", "type": "t", "code": "c", "param": "p"}}, ("m", "t", "c", "p", 502)),
-            ({"error": {"message": "m", "code": 429}}, ("m", "upstream_error", "429", None, 429)),
-            ({"error": {"message": "m", "code": "503"}}, ("m", "upstream_error", "503", None, 503)),
-            ({"error": {"message": "m", "code": 1210}}, ("m", "upstream_error", "1210", None, 502)),
-            ({"error": {"message": "m", "code": 401}}, ("m", "upstream_error", "401", None, 502)),
-            ({"error": "text"}, ("text", "upstream_error", "upstream_error", None, 502)),
-            ({"error": True}, ("The provider reported an error in its answer.", "upstream_error", "upstream_error", None, 502)),
-            ({"error": {"why": 1}}, ('{"why":1}', "upstream_error", "upstream_error", None, 502)),
-            (chunk({"content": ""}, x_groq={"error": "over capacity"}), ("over capacity", "upstream_error", "upstream_error", None, 502)),
-            (chunk({}, finish="error"), ("The provider ended its answer with an error.", "upstream_error", "upstream_error", None, 502)),
-            ({"choices": [{"error": {"message": "m", "code": 502}, "finish_reason": "error"}]}, ("m", "upstream_error", "502", None, 502)),
+            ({"error": {"message": "m", "code": 429}}, ("m", OURS, "429", None, 429)),
+            ({"error": {"message": "m", "code": "503"}}, ("m", OURS, "503", None, 503)),
+            ({"error": {"message": "m", "code": 1210}}, ("m", OURS, "1210", None, 502)),
+            ({"error": {"message": "m", "code": 401}}, ("m", OURS, "401", None, 502)),
+            ({"error": "text"}, ("text", OURS, OURS, None, 502)),
+            ({"error": True}, ("The provider reported an error in its answer.", OURS, OURS, None, 502)),
+            ({"error": {"why": 1}}, ('{"why":1}', OURS, OURS, None, 502)),
+            (chunk({"content": ""}, x_groq={"error": "over capacity"}), ("over capacity", OURS, OURS, None, 502)),
+            (chunk({}, finish="error"), ("The provider ended its answer with an error.", OURS, OURS, None, 502)),
+            ({"choices": [{"error": {"message": "m", "code": 502}}]}, ("m", OURS, "502", None, 502)),
         ],
-    )  # fmt: skip
+    )
     def test_in_any_shape_end_the_stream(self, payload: Any, facts: tuple[Any, ...]) -> None:
         decoder = OpenAIDecoder("chat", str)
         decoder.feed(frame(chunk({"content": "a"})))

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
 from trio_ai_proxy.dialects.table import DIALECTS
 from trio_ai_proxy.errors import ConfigError
-from trio_ai_proxy.providers.kind import Kind
 from trio_ai_proxy.providers.table import KINDS, build_provider
 from trio_ai_proxy.settings import ProviderSettings, Secret
+
+if TYPE_CHECKING:
+    from trio_ai_proxy.providers.kind import Kind
 
 ROWS = list(KINDS.values())
 

@@ -285,6 +285,10 @@ class TestWholeAnswer:
     def test_name_is_known_by_its_value(self) -> None:
         assert rename_model(b'{"model":"a\\/b"}', "a/b", "c") == b'{"model":"c"}'
 
+    @pytest.mark.parametrize("odd", [b'"\\ud800"', b'"\xff"', b'"\x01"'])
+    def test_name_that_cannot_be_read_is_left(self, odd: bytes) -> None:
+        assert rename_model(b'{"model":%b}' % odd, "real", "asked") == b'{"model":%b}' % odd
+
     def test_name_that_is_not_there_changes_nothing(self) -> None:
         assert rename_model(b'{"model":"x"}', "real", "asked") == b'{"model":"x"}'
 

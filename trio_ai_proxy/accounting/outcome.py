@@ -17,7 +17,7 @@ class Cause(StrEnum):
     UPSTREAM_ERROR = "upstream_error"
     UPSTREAM_TRUNCATED = "upstream_truncated"
     TIMEOUT_CONNECT = "timeout_connect"
-    TIMEOUT_FIRST_TOKEN = "timeout_first_token"
+    TIMEOUT_FIRST_TOKEN = "timeout_first_token"  # noqa: S105  # no password
     TIMEOUT_IDLE = "timeout_idle"
     TIMEOUT_TOTAL = "timeout_total"
     TIMEOUT_QUEUE = "timeout_queue"

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from trio_ai_proxy.config.build import build
 from trio_ai_proxy.config.decode import Decoder, parse
-from trio_ai_proxy.config.defaults import DEMO_MODELS, default_settings, init_file
+from trio_ai_proxy.config.defaults import default_settings, init_file
 from trio_ai_proxy.config.describe import describe
 from trio_ai_proxy.config.kinds import Kind
 from trio_ai_proxy.config.ports import check_bind
 from trio_ai_proxy.config.reference import json_schema, reference_markdown, write_docs
 from trio_ai_proxy.config.rules import check
+from trio_ai_proxy.providers.demo_script import DEMO_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -5,24 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_ai_proxy.errors import ConfigError
+from trio_ai_proxy.providers.demo_script import DEMO_MODELS
 from trio_ai_proxy.settings import ModelSettings, ProviderSettings, Secret, Settings, TargetSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trio_ai_proxy.config.kinds import Kind
-
-DEMO_MODELS = (
-    "demo",
-    "demo-slow-first-token",
-    "demo-stall",
-    "demo-cut",
-    "demo-error-in-200",
-    "demo-429",
-    "demo-no-usage",
-    "demo-garbage",
-)
-"""What the kind `demo` plays: plain text, and one fault each."""
 
 
 def default_settings(environ: Mapping[str, str], kinds: Mapping[str, Kind]) -> Settings:

@@ -12,7 +12,13 @@ import trio
 
 from trio_ai_proxy.accounting.outcome import Cause
 from trio_ai_proxy.errors import (
-    BodyTimeout, BodyTooLarge, ClientError, InternalError, Overloaded, ProxyError, UnsupportedMediaType,
+    BodyTimeout,
+    BodyTooLarge,
+    ClientError,
+    InternalError,
+    Overloaded,
+    ProxyError,
+    UnsupportedMediaType,
 )  # fmt: skip
 from trio_ai_proxy.guards.body import Body
 from trio_ai_proxy.relay.client import Client

@@ -32,15 +32,15 @@ class Slots:
         """Take one slot. Raises `Overloaded` if none came free within `seconds`."""
         try:
             self._limiter.acquire_nowait()
+            return
         except trio.WouldBlock:
-            with trio.move_on_after(seconds) as patience:
-                await self._limiter.acquire()
-            if patience.cancelled_caught:
-                raise Overloaded(
-                    f"Provider '{self.name}' had no free slot within {seconds:g} s.",
-                    code="timeout_queue",
-                    retry_after=1,
-                ) from None
+            pass
+        with trio.move_on_after(seconds):
+            await self._limiter.acquire()
+            return
+        raise Overloaded(
+            f"Provider '{self.name}' had no free slot within {seconds:g} s.", code="timeout_queue", retry_after=1
+        )
 
     def give_back(self) -> None:
         """Give back the slot that this task holds."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trio_ai_proxy.chat.events import Event
     from trio_ai_proxy.chat.request import ChatRequest, Operation
     from trio_ai_proxy.errors import UpstreamStatus

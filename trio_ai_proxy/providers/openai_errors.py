@@ -12,6 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from trio_ai_proxy.errors import UpstreamError, UpstreamStatus
+from trio_ai_proxy.providers.openai_wire import json_text
 
 Scrub = Callable[[str], str]
 
@@ -93,7 +94,7 @@ class _Words:
         self._inner: dict[str, Any] = inner if isinstance(inner, dict) else {}
         said = inner if isinstance(inner, str) else self._inner.get("message") or _detail(outer) or payload
         if not isinstance(said, str):
-            said = _as_json(said) if said and said is not True else ""
+            said = json_text(said) if said and said is not True else ""
         self.message = scrub(said)[:_MAX_MESSAGE]  # in this order: half a credential would not be known for one
         self.type = _word(self._inner.get("type") or outer.get("error_type"), scrub)
         self.code = _word(self._inner.get("code"), scrub)
@@ -132,13 +133,6 @@ def _detail(outer: dict[str, Any]) -> Any:
             where = ".".join(str(step) for step in place) if isinstance(place, list) else ""
             sentences.append(f"{where}: {item['msg']}" if where else item["msg"])
     return "; ".join(sentences) or detail
-
-
-def _as_json(value: Any) -> str:
-    try:
-        return msgspec.json.encode(value).decode()
-    except RecursionError:
-        return ""
 
 
 def _word(value: Any, scrub: Scrub) -> str | None:

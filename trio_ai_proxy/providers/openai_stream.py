@@ -23,7 +23,7 @@ from trio_ai_proxy.chat.events import (
 )
 from trio_ai_proxy.errors import TruncatedStream, UpstreamError, UpstreamProtocolError
 from trio_ai_proxy.providers.openai_errors import Scrub, stream_error
-from trio_ai_proxy.providers.openai_wire import Answer, Function, Said, count, read, text_of, token_usage
+from trio_ai_proxy.providers.openai_wire import Answer, Function, Said, count, json_text, read, text_of, token_usage
 
 if TYPE_CHECKING:
     from trio_ai_proxy.chat.request import Operation
@@ -180,7 +180,7 @@ def _started(answer: Answer) -> Started:
 def _add_text(events: list[Event], content: Any, index: int) -> None:
     if not content:
         return
-    text = content if isinstance(content, str) else text_of(content)
+    text = text_of(content)
     if text:
         events.append(TextDelta(text, index))
 
@@ -204,7 +204,7 @@ def _add_call(events: list[Event], function: Function | None, call: int, call_id
     if arguments is None:
         arguments = ""
     elif not isinstance(arguments, str):
-        arguments = msgspec.json.encode(arguments).decode()
+        arguments = json_text(arguments)
     if call_id or name or arguments:
         events.append(ToolCallDelta(call, str(call_id or ""), str(name or ""), arguments, index))
 

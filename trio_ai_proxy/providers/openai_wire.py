@@ -123,6 +123,14 @@ def text_of(value: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
+def json_text(value: Any) -> str:
+    """`value` as JSON, or nothing if it is nested too deeply to be written."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except RecursionError:
+        return ""
+
+
 def token_usage(usage: Usage) -> TokenUsage | None:
     """The counts, or None if there are none in it (`{}` in an early chunk)."""
     if usage.prompt_tokens is None and usage.completion_tokens is None and usage.total_tokens is None:

@@ -185,6 +185,10 @@ def rename_model(body: bytes, reported: str, name: str) -> bytes:
     new = msgspec.json.encode(name)
 
     def replace(found: re.Match[bytes]) -> bytes:
-        return found[1] + new if msgspec.json.decode(found[2]) == reported else found[0]
+        try:
+            is_it = msgspec.json.decode(found[2]) == reported
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            is_it = False  # no JSON string, so it is not the one that was read
+        return found[1] + new if is_it else found[0]
 
     return _MODEL.sub(replace, body)

@@ -18,7 +18,12 @@ from trio_ai_proxy.accounting.record import Attempt
 from trio_ai_proxy.chat.events import GENERATION, Event, Failed, Started
 from trio_ai_proxy.chat.fold import Fold
 from trio_ai_proxy.errors import (
-    InvalidRequest, Overloaded, TruncatedStream, UpstreamError, UpstreamRefused, UpstreamTimeout,
+    InvalidRequest,
+    Overloaded,
+    TruncatedStream,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamTimeout,
 )  # fmt: skip
 from trio_ai_proxy.relay.counting import settle_usage
 from trio_ai_proxy.relay.exchange import MAX_ABANDONED_BYTES

@@ -69,10 +69,10 @@ class GuardedServer(TCPServer):
     async def run(self) -> None:
         try:
             await self._serve()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001, ASYNC103  # what must go on upwards is raised again
             rest = self.contain(error, "connection failed")
             if rest is not None:
-                raise rest from None
+                raise rest from None  # noqa: ASYNC104  # this is the cancellation
 
     def contain(self, error: BaseException, event: str) -> BaseException | None:
         """What of `error` must go on upwards: a cancellation, an interrupt. The rest is a bug, and ends here in the log.

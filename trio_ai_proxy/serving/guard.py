@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hypercorn.trio.worker_context import WorkerContext
 
     from trio_ai_proxy.serving.connection import GuardedServer

@@ -28,3 +28,17 @@ def take_over(receive: Any, guard: Guard, *, graceful: float) -> None:
         )
     install(GuardedServer)
     configure(lifespan.config, guard, graceful=graceful)
+
+
+def binds(receive: Any) -> list[str]:
+    """The network addresses, `host:port`, of the worker whose lifespan `receive` this is. Sockets of the file system and
+    inherited ones are the operator's own affair."""
+    lifespan = getattr(receive, "__self__", None)
+    given = lifespan.config.bind if isinstance(lifespan, Lifespan) else []
+    return [bind if ":" in bind else f"{bind}:8000" for bind in given if not bind.startswith(("unix:", "fd://"))]
+
+
+def workers(receive: Any) -> int:
+    """How many such workers there are."""
+    lifespan = getattr(receive, "__self__", None)
+    return int(lifespan.config.workers) if isinstance(lifespan, Lifespan) else 1

@@ -14,6 +14,7 @@ from hypercorn.trio.run import worker_serve
 from trio_ai_proxy.errors import ConfigError
 from trio_ai_proxy.serving.connection import GuardedServer
 from trio_ai_proxy.serving.names import install
+from trio_ai_proxy.telemetry.log import hypercorn_logger
 
 if TYPE_CHECKING:
     from trio_ai_proxy.serving.guard import Guard
@@ -66,7 +67,7 @@ async def serve_app(
     """Serve the ASGI application `app` until `stop` is set; then its connections have `graceful` seconds to end."""
     install(GuardedServer)
     config = Config()
-    config.errorlog = None
+    config.errorlog = hypercorn_logger()
     config.accesslog = None
     configure(config, app.guard, graceful=graceful)
     await worker_serve(

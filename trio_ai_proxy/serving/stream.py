@@ -16,8 +16,8 @@ import h11
 import trio
 from hypercorn.protocol.events import Body, EndBody, Event, Request, StreamClosed
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
-from typing_extensions import override
 from hypercorn.utils import UnexpectedMessageError, build_and_validate_headers, suppress_body
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from trio_ai_proxy.serving.connection import GuardedServer
@@ -95,10 +95,10 @@ class GuardedStream(HTTPStream):
     async def _run(self) -> None:
         try:
             await self.app(self.scope, self.receive, self.app_send, trio.to_thread.run_sync, trio.from_thread.run)  # type: ignore[arg-type]
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001, ASYNC103  # what must go on upwards is raised again
             rest = self.tcp.contain(error, "application failed")
             if rest is not None:
-                raise rest from None
+                raise rest from None  # noqa: ASYNC104  # this is the cancellation
         await self.app_send(None)
 
     async def receive(self) -> dict[str, Any]:
@@ -148,6 +148,9 @@ class GuardedStream(HTTPStream):
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:
         if self.closed:
+            await (
+                trio.lowlevel.checkpoint()
+            )  # an application that sends on and on to nobody must not hold up the others
             return
         out, self._head = self._head, _NO_BYTES
         if data and not self._silent:

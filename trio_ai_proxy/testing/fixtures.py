@@ -86,7 +86,7 @@ async def open_scripted_gateway(
     is shut down, and the test fails if a task or a file descriptor is left."""
     transports = dict.fromkeys(gateway_settings.providers, scripted_upstream.transport)
     async with no_leaks(), open_gateway(gateway_settings, transports) as opened:
-        yield opened
+        yield opened  # noqa: ASYNC119  # pytest-trio runs a fixture to its end
 
 
 @pytest.fixture
@@ -100,4 +100,4 @@ async def scripted_port() -> AsyncIterator[ScriptedPort]:
     """A provider on a real loopback port. Not for a virtual clock, which would not wait for sockets."""
     port = ScriptedPort()
     async with port.server:
-        yield port
+        yield port  # noqa: ASYNC119  # as above

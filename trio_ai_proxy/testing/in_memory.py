@@ -57,8 +57,8 @@ def scripted_settings(
 ) -> Settings:
     """Settings of one open gateway with one model of one OpenAI-compatible provider; both are called "scripted".
 
-    No token encoding is loaded: a thread that opens files, or connections, is nothing that a test of leaks can have beside
-    it. Counts of the gateway are therefore estimates.
+    No token encoding is loaded: that takes a thread, whose files and connections would look like leaks. The
+    gateway's own counts are therefore estimates.
 
     base_url  where the provider is; of no matter for a `ScriptedTransport`, `server.url + "/v1"` for a `ScriptedServer`
     """

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import certifi
 import httpx
 import trio
 from trio.lowlevel import wait_readable, wait_writable
@@ -27,11 +29,22 @@ class Origin(NamedTuple):
 
 
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """Certificates and names are verified, against `ca_file` (PEM) or the system's authorities.
+    """Certificates and names are verified, against `ca_file` (PEM), the system's authorities, or, on a machine that has
+    none (a slim container), those that come with httpx.
 
     Raises `OSError` (`ssl.SSLError` is one) if the file cannot be used.
     """
+    if ca_file is None and not _system_has_authorities():
+        ca_file = certifi.where()
     return ssl.create_default_context(cafile=ca_file)
+
+
+def _system_has_authorities() -> bool:
+    paths = ssl.get_default_verify_paths()
+    try:
+        return bool(paths.cafile) or (bool(paths.capath) and any(Path(paths.capath).iterdir()))
+    except OSError:
+        return False
 
 
 def reason(error: BaseException) -> str:
