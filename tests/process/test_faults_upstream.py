@@ -20,7 +20,7 @@ from support.standing import (
     DONE, HeldPort, ask, chat, eventually, idle, serves, standing, text_of, upstream, wire,
 )  # fmt: skip
 
-from trio_ai_proxy.testing import RawClient, Script, Step, WireScript, openai_error, openai_stream
+from trio_ai_proxy.testing import RawClient, Script, ScriptedServer, Step, WireScript, openai_error, openai_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -49,9 +49,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     authority.cert_pem.write_to_path(str(ca_file))
     config = f"""
 [timeouts]
-connect = 0.6
-first_token = 1
-idle = 0.7
+connect = 0.5
+first_token = 0.6
+idle = 0.5
 total = 20
 [providers.scripted]
 kind = "openai"
@@ -71,7 +71,7 @@ scripted.targets = [{{ provider = "scripted", model = "scripted" }}]
 hole.targets = [{{ provider = "hole", model = "hole" }}]
 tls.targets = [{{ provider = "tls", model = "tls" }}]
 brief.targets = [{{ provider = "scripted", model = "scripted" }}]
-brief.timeouts.total = 1.5
+brief.timeouts.total = 1
 """
     with standing(config) as gateway:
         yield House(gateway, port, tls_port, authority)
@@ -106,6 +106,11 @@ def endless(data: bytes, *, pause: float = 0.0) -> Any:
             yield Step(pause, data)
 
     return give
+
+
+def is_released(server: ScriptedServer) -> bool:
+    """The one exchange's connection is closed; it may only be kept where the answer came to its end."""
+    return server.open_connections <= int(server.exchanges[0].is_complete)
 
 
 TOKEN = b'data: {"id":"x","model":"scripted","choices":[{"index":0,"delta":{"content":"one "}}]}\n\n'
@@ -196,7 +201,7 @@ async def test_before_the_first_token_a_fault_has_a_true_status(house: House, na
         assert (record["outcome"], record["status"], record["completion_tokens"]) == (outcome, status, 0)
         with trio.fail_after(2):
             await server.exchanges[0].over.wait()
-        await eventually(lambda: server.open_connections == 0)
+        await eventually(lambda: is_released(server))
     assert house.gateway.rss_kib() - memory < 40_000
 
 
@@ -257,7 +262,7 @@ async def test_after_the_first_token_a_fault_is_one_error_in_band_and_no_end(hou
         assert (record["outcome"], record["status"], record["phase"]) == (outcome, 200, "streaming")
         assert record["completion_tokens"] >= 1, "what was produced is on the books"
         assert record["usage_source"] in ("counted", "estimated")
-        await eventually(lambda: server.open_connections == 0)
+        await eventually(lambda: is_released(server))
 
 
 async def test_1_refused_is_a_502_at_once_and_it_is_served_as_soon_as_the_provider_is_back(house: House) -> None:
@@ -284,7 +289,7 @@ async def test_2_a_black_hole_is_a_504_within_the_connect_deadline_and_costs_no_
 async def _fall_into_the_hole(gateway: Command) -> None:
     answer = await ask(gateway, chat(model="hole"))
     assert (answer.status, answer.error["code"]) == (504, "timeout_connect")
-    assert 0.5 < answer.seconds < 2
+    assert 0.45 < answer.seconds < 2
     assert (await gateway.record(answer.request_id))["outcome"] == "timeout_connect"
 
 
@@ -386,7 +391,7 @@ async def test_an_endless_stream_ends_by_the_total_deadline(house: House, pause:
     async with upstream(house.port, Script(steps=endless(TOKEN * 20, pause=pause))) as server:
         answer = await ask(house.gateway, chat("fault", model="brief"))
         assert answer.error["code"] == "timeout_total"
-        assert 1.3 < answer.seconds < 4
+        assert 0.9 < answer.seconds < 3
         record = await house.gateway.record(answer.request_id)
         assert (record["outcome"], record["completion_tokens"] > 50) == ("timeout_total", True)
         with trio.fail_after(1):

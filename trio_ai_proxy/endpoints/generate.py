@@ -91,7 +91,8 @@ class Generate:
         services = self._services
         exchange.phase = "body"
         seconds = services.settings.timeouts.body
-        with trio.move_on_after(seconds):
+        exchange.receiving.deadline = trio.current_time() + seconds
+        with exchange.receiving:
             await body.ready.wait()
         if exchange.ended:  # gone, or interrupted, before the body was whole
             await conclude(exchange, client)

@@ -6,7 +6,6 @@ from the reader's side, the channel closes behind it, and the writer says to the
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -96,7 +95,7 @@ class Exchange:
 
     __slots__ = (
         "abandoned", "accepted_at", "attempts", "body_bytes", "dialect", "encoding", "key", "live", "meter", "model",
-        "opened_at", "outcome", "phase", "plan", "released_at", "request_id", "settled_at", "upstream", "usage",
+        "opened_at", "outcome", "phase", "plan", "receiving", "released_at", "request_id", "settled_at", "upstream", "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: str, dialect: Dialect, live: Live, *, now: float) -> None:
@@ -117,6 +116,7 @@ class Exchange:
         self.settled_at: float | None = None
         self.opened_at: float | None = None
         self.released_at: float | None = None
+        self.receiving = trio.CancelScope()  # the wait for the client's body
         self.upstream = trio.CancelScope()  # everything that the reader does
         self.abandoned = False  # the client has gone, and the provider is read on for its usage
 
@@ -130,6 +130,7 @@ class Exchange:
     def interrupt(self, cause: Cause, error: ProxyError) -> None:
         """End it from outside: an operator, a shutdown. An abandoned one, which has its outcome, only stops reading."""
         self.settle(cause, error)
+        self.receiving.cancel()
         self.upstream.cancel()
 
     def client_left(self, *, stalled: bool = False) -> None:
@@ -163,7 +164,3 @@ class Exchange:
     def ended(self) -> bool:
         """Whether somebody has said how it ended."""
         return self.outcome.cause is not None
-
-    def total_deadline(self) -> float:
-        """When the whole exchange must be over, on Trio's clock."""
-        return self.accepted_at + self.plan.target.timeouts.total if self.plan is not None else math.inf

@@ -22,6 +22,7 @@ from trio_ai_proxy.errors import (
     Overloaded,
     TruncatedStream,
     UpstreamError,
+    UpstreamProtocolError,
     UpstreamRefused,
     UpstreamTimeout,
 )  # fmt: skip
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.upstream.client import UpstreamResponse
 
 MAX_ANSWER_BYTES = 32 * 2**20
+MAX_FOLDED_BYTES = 4 * MAX_ANSWER_BYTES  # a streamed token takes up about 250 bytes: half a million of them
 MAX_HELD_BYTES = 1 * 2**20
 _TAIL_SECONDS = 0.25
 
@@ -53,8 +55,8 @@ async def read_upstream(
     """Make the attempt and send what the client is to get. The outcome is settled when this returns, unless it was
     cancelled from above."""
     scope = exchange.upstream
-    scope.deadline = exchange.total_deadline()
     began = trio.current_time()
+    scope.deadline = began + plan.target.timeouts.total
     async with to_writer:
         try:
             with scope:
@@ -103,6 +105,7 @@ class _Attempt:
         self._timeouts = plan.target.timeouts
         self._clock = trio.CancelScope()
         self._generating = False
+        self._read_on = 0  # bytes since the client has gone
 
     async def run(self) -> None:
         exchange, slots = self._exchange, self._plan.target.slots
@@ -162,7 +165,7 @@ class _Attempt:
             client_model=plan.client_model, hide_usage=plan.hide_usage,
         )  # fmt: skip
         held: list[bytes] = []  # what came before the first token: it opens no gate
-        held_bytes = read_bytes = 0
+        held_bytes = 0
         while True:
             data = await self._read(response)
             batch = path.feed(data) if data else path.close()
@@ -195,18 +198,19 @@ class _Attempt:
                 return
             if batch.alive:
                 self._clock.deadline = trio.current_time() + self._timeouts.idle
-            if self._exchange.abandoned:
-                read_bytes += len(data)
-                if read_bytes > MAX_ABANDONED_BYTES:
-                    return
 
     async def _read(self, response: UpstreamResponse) -> bytes:
         try:
-            return await response.read()
+            data = await response.read()
         except UpstreamRefused as error:
             if not self._generating:
                 raise
-            raise TruncatedStream(f"The provider's stream broke off: {error.message}") from error
+            raise TruncatedStream(f"The provider's answer broke off: {error.message}") from error
+        if self._exchange.abandoned:
+            self._read_on += len(data)
+            if self._read_on > MAX_ABANDONED_BYTES:
+                raise UpstreamError("The rest of the answer is longer than what is read on for its usage.")
+        return data
 
     async def _send(self, out: bytes) -> None:
         self._clock.deadline = math.inf
@@ -234,8 +238,12 @@ class _Attempt:
             provider.framer(), provider.decoder(self._plan.request.operation), client_model=None, hide_usage=True
         )
         fold = Fold()
+        size = 0
         while True:
             data = await self._read(response)
+            size += len(data)
+            if size > MAX_FOLDED_BYTES:
+                raise UpstreamProtocolError(f"The provider streamed more than {MAX_FOLDED_BYTES} bytes of one answer.")
             batch = path.feed(data) if data else path.close()
             if batch.events:
                 self._observe(batch.events)
@@ -260,8 +268,9 @@ class _Attempt:
     async def _read_answer(self, response: UpstreamResponse) -> None:
         """The provider's document is the client's: it passes as it came, but for the model's name."""
         plan = self._plan
-        self._clock.deadline = trio.current_time() + self._timeouts.idle
-        body = await response.read_all(MAX_ANSWER_BYTES)
+        self._generating = True  # the head is there: from here on it is the idle deadline that holds
+        self._exchange.phase = "streaming"
+        body = await self._read_whole(response)
         events = plan.target.provider.read_answer(plan.request.operation, body)
         self._observe(events)
         for event in events:
@@ -270,6 +279,19 @@ class _Attempt:
         if plan.client_model is not None and self._stream.started is not None:
             body = rename_model(body, self._stream.started.model, plan.client_model)
         await self._finish(body)
+
+    async def _read_whole(self, response: UpstreamResponse) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            self._clock.deadline = trio.current_time() + self._timeouts.idle
+            data = await self._read(response)
+            if not data:
+                return b"".join(chunks)
+            size += len(data)
+            if size > MAX_ANSWER_BYTES:
+                raise UpstreamProtocolError(f"The provider sent an answer of more than {MAX_ANSWER_BYTES} bytes.")
+            chunks.append(data)
 
     async def _finish(self, body: bytes) -> None:
         self._clock.deadline = math.inf
