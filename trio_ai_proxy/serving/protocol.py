@@ -78,6 +78,10 @@ class GuardedH11(H11Protocol):
         # Nothing here waits while things go well, so two tasks (the reader, and the one that finished an answer) cannot
         # interleave and reorder a body.
         while not self._deaf:
+            if self.connection.their_state is h11.MUST_CLOSE:
+                # The client has announced that this request is its last (or speaks HTTP/1.0). What it sends all the same
+                # is not processed (RFC 9112 section 9.6), and h11, which calls it an error, is not asked.
+                return
             try:
                 event = self.connection.next_event()
             except h11.RemoteProtocolError as error:

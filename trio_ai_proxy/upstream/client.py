@@ -27,7 +27,7 @@ from trio_ai_proxy.errors import (
 from trio_ai_proxy.upstream.connection import reason, tls_context
 from trio_ai_proxy.upstream.http1 import PrematureEnd, ResponseFault
 from trio_ai_proxy.upstream.resolver import install_resolver
-from trio_ai_proxy.upstream.transport import CLOSE, READ, TrioTransport
+from trio_ai_proxy.upstream.transport import CLOSE, READ, SENT, TrioTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -62,11 +62,14 @@ class UpstreamClient:
         """Connections that exist now, idle ones included; None where the transport does not count them."""
         return self.transport.open_connections if isinstance(self.transport, TrioTransport) else None
 
-    async def open(self, request: UpstreamRequest, *, connect: float) -> UpstreamResponse:
+    async def open(
+        self, request: UpstreamRequest, *, connect: float, sent: Callable[[], None] = lambda: None
+    ) -> UpstreamResponse:
         """Send `request` and wait for the head of the response, which the caller must close.
 
         `connect` bounds, in seconds, the time to a connection, TLS included. There is no deadline for the head: that is
-        a scope of the caller's. Whatever the status, a response is a response.
+        a scope of the caller's. Whatever the status, a response is a response. `sent` is called when the request is on
+        its way and only the provider is waited for.
 
         Raises `UpstreamTimeout` ("connect"), `UpstreamRefused`, `UpstreamProtocolError`.
         """
@@ -78,7 +81,10 @@ class UpstreamClient:
                 _parse_url(request.url),
                 headers=_headers(request),
                 content=request.body,
-                extensions={"timeout": {"connect": connect, "read": None, "write": None, "pool": None}},
+                extensions={
+                    "timeout": {"connect": connect, "read": None, "write": None, "pool": None},
+                    SENT: sent,
+                },
             )
             outgoing.stream = _Body(request.body)
             response = await self.transport.handle_async_request(outgoing)

@@ -22,6 +22,7 @@ from trio_ai_proxy.upstream.resolver import install_resolver
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
 READ = "trio_ai_proxy.read"
 """Response extension: `async () -> bytes`, the body bytes of one read; b"" at the end. Cheaper than iterating the
@@ -29,6 +30,10 @@ stream, and not a generator, so there is nothing to finalise."""
 
 CLOSE = "trio_ai_proxy.close"
 """Response extension: `() -> None`, release the connection now: without waiting, without a checkpoint. Idempotent."""
+
+SENT = "trio_ai_proxy.sent"
+"""Request extension: `() -> None`, called when the request has been handed to a connection. What follows is waiting for
+the provider; with a transport that does not know it, waiting for a connection seems to go on until the head comes."""
 
 IDLE_SECONDS = 30.0  # providers' front ends keep idle connections for 60 s and more: we let go first
 MAX_IDLE = 256
@@ -68,9 +73,10 @@ class TrioTransport(httpx.AsyncBaseTransport):
         origin = _origin(request.url)
         await request.aread()
         message = encode_request(request)
+        sent = request.extensions.get(SENT)
         connection = self._pool.take(origin, trio.current_time())
         if connection is not None:
-            link = Link(self._pool, request.method)
+            link = Link(self._pool, request.method, sent)
             try:
                 return await link.ask(connection, message)
             except (httpx.NetworkError, httpx.RemoteProtocolError):
@@ -80,7 +86,7 @@ class TrioTransport(httpx.AsyncBaseTransport):
                     raise
         connect = request.extensions.get("timeout", {}).get("connect")
         connection = await self._connect(origin, math.inf if connect is None else connect)
-        return await Link(self._pool, request.method).ask(connection, message)
+        return await Link(self._pool, request.method, sent).ask(connection, message)
 
     @override
     async def aclose(self) -> None:
@@ -156,8 +162,9 @@ class Link(httpx.AsyncByteStream):
     the response: release it.
     """
 
-    def __init__(self, pool: ConnectionPool, method: str) -> None:
+    def __init__(self, pool: ConnectionPool, method: str, sent: Callable[[], None] | None = None) -> None:
         self._pool = pool
+        self._sent = sent
         self._connection: Connection | None = None
         self._parser = ResponseParser(method)
 
@@ -176,6 +183,8 @@ class Link(httpx.AsyncByteStream):
                 await connection.send(message)
             except httpx.WriteError as error:
                 unsent = error  # who refuses a long body may have answered before he closed: listen first
+            if self._sent is not None:
+                self._sent()
             try:
                 while not parser.has_head and parser.fault is None:
                     parser.feed(await connection.receive())
