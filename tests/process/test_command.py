@@ -67,9 +67,10 @@ async def served(*arguments: str, cwd: Path, env: dict[str, str] | None = None) 
     finally:
         if process.returncode is None:
             process.kill()
+        with trio.move_on_after(2, shield=True):
             await process.wait()
-        assert process.stdout is not None
-        await process.stdout.aclose()
+            assert process.stdout is not None
+            await process.stdout.aclose()
 
 
 def config(base_url: str = "http://127.0.0.1:9/v1", key: str = "${SOME_KEY}") -> str:

@@ -105,7 +105,7 @@ async def leave(gateway: Command, number: signal.Signals = signal.SIGTERM) -> No
     await eventually(drains)
 
 
-# ── 35, 36: signals (more of them in test_shutdown.py) ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── 35, 36: signals (more of them in test_shutdown.py) ──────────────────────────────────────────────────────────────────
 
 
 async def test_35_a_request_on_a_connection_that_was_open_is_a_503() -> None:
@@ -288,7 +288,8 @@ async def test_43_a_standard_error_that_nobody_reads_holds_up_nobody() -> None:
                 finally:
                     if process.returncode is None:
                         process.kill()
-                        await process.wait()
+                        with trio.move_on_after(2, shield=True):
+                            await process.wait()
     finally:
         os.close(read_end)
         os.close(write_end)

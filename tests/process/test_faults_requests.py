@@ -223,7 +223,7 @@ async def test_31_a_million_blanks_in_an_answer_are_counted_and_nobody_waits(hou
 async def test_31_a_body_of_many_small_things_is_served_quickly(house: House, provider: ScriptedServer) -> None:
     """A hundred thousand keys, a hundred thousand messages, and "model" a hundred thousand times deeper down."""
     for fields in (
-        chat(**{f"k{number}": number for number in range(100_000)}),
+        chat() | {f"k{number}": number for number in range(100_000)},
         chat() | {"messages": [{"role": "user", "content": "x"}] * 100_000},
         chat(metadata=[{"model": "x"}] * 100_000),
     ):

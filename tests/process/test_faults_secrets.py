@@ -394,7 +394,7 @@ async def test_49_nothing_in_a_request_chooses_its_destination(house: House, pro
 
     async with raw_server(heard) as elsewhere:
         evil = elsewhere.origin
-        fields = {
+        fields: dict[str, Any] = {
             "api_base": evil, "base_url": evil, "custom_host": evil, "api_key": "sk-client", "headers": {"host": evil},
             "extra_headers": {"authorization": "x"}, "proxy": evil, "url": evil, "organization": "o",
         }  # fmt: skip

@@ -291,6 +291,32 @@ async def test_a_client_that_takes_nothing_is_thrown_out_and_one_that_takes_litt
         assert ended[1] == "/slow stalled=False"
 
 
+async def test_a_client_that_takes_nothing_is_thrown_out_after_the_stall_time_and_not_after_twice_that() -> None:
+    lasted: list[float] = []
+
+    async def pour(scope: Any, receive: Any, send: Any) -> None:
+        began = trio.current_time()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                lasted.append(trio.current_time() - began)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            while True:
+                await send({"type": "http.response.body", "body": b"x" * 4096, "more_body": True})
+
+    async with serving(App(pour, stall=2.0)) as served, await served.connect() as client:
+        await client.send_all(GET)
+        with trio.fail_after(30):
+            while not lasted:
+                await trio.sleep(0.01)
+        assert 2 <= lasted[0] < 3.5
+
+
 async def test_a_send_to_a_client_that_does_not_read_can_be_cancelled() -> None:
     left: list[float] = []
 
