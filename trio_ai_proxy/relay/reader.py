@@ -187,15 +187,18 @@ class _Attempt:
                 else:
                     out = b"" if batch.error is not None else b"".join(held)
             self._stream.usage_sent = path.usage_sent
+            if batch.ended:
+                # Settled before the last block goes: the writer sends the terminal together with it.
+                self._exchange.settle(Cause.COMPLETED)
+                if out:
+                    await self._send(out)
+                self._to_writer.close()  # the client need not wait for what follows
+                await self._read_tail(response)
+                return
             if out:
                 await self._send(out)
             if batch.error is not None:
                 raise batch.error
-            if batch.ended:
-                self._exchange.settle(Cause.COMPLETED)
-                await self._to_writer.aclose()  # the client need not wait for what follows
-                await self._read_tail(response)
-                return
             if batch.alive:
                 self._clock.deadline = trio.current_time() + self._timeouts.idle
 
@@ -223,6 +226,8 @@ class _Attempt:
 
     async def _read_tail(self, response: UpstreamResponse) -> None:
         """Let the connection come to its end, so that it can serve again; data after the end is dropped with it."""
+        if response.at_end:
+            return
         with trio.move_on_after(_TAIL_SECONDS):
             try:
                 await response.read()
@@ -297,7 +302,7 @@ class _Attempt:
         self._clock.deadline = math.inf
         self._exchange.settle(Cause.COMPLETED)
         await self._to_writer.send(body)
-        await self._to_writer.aclose()
+        self._to_writer.close()
 
     def _observe(self, events: list[Event]) -> None:
         meter = self._exchange.meter

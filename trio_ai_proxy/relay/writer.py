@@ -34,7 +34,7 @@ async def write_client(
     and its failure is on its way up."""
     async with from_reader:
         if plan.stream:
-            await _write_stream(plan, exchange, from_reader, client)
+            await _write_stream(plan, exchange, stream, from_reader, client)
         else:
             async for body in from_reader:
                 await client.answer(200, body, [])
@@ -43,22 +43,29 @@ async def write_client(
 
 
 async def _write_stream(
-    plan: Plan, exchange: Exchange, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
+    plan: Plan, exchange: Exchange, stream: Stream, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
 ) -> None:
     keep_alive = plan.model.keep_alive
+    outcome = exchange.outcome
     while True:
+        is_last = False
         try:
             if keep_alive is None:
                 block = await from_reader.receive()
+                is_last = outcome.cause is Cause.COMPLETED
             else:
                 with trio.move_on_after(keep_alive) as silence:
                     block = await from_reader.receive()
+                    is_last = outcome.cause is Cause.COMPLETED
                 if silence.cancelled_caught:
                     block = exchange.dialect.keep_alive
         except trio.EndOfChannel:
             return
         if client.status is None:
             await client.start(200, EVENT_STREAM)
+        if is_last:
+            await client.finish(block + await _usage_chunk(exchange, plan, stream) + exchange.dialect.terminal)
+            return
         await client.send(block)
 
 
