@@ -96,9 +96,10 @@ class Generate:
         services = self._services
         exchange.phase = "body"
         seconds = services.settings.timeouts.body
-        exchange.receiving.deadline = trio.current_time() + seconds
-        with exchange.receiving:
-            await body.ready.wait()
+        if not body.ready.is_set():
+            exchange.receiving.deadline = trio.current_time() + seconds
+            with exchange.receiving:
+                await body.ready.wait()
         if exchange.ended:  # gone, or interrupted, before the body was whole
             await conclude(exchange, client)
             return

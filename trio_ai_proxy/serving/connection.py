@@ -132,8 +132,8 @@ class GuardedServer(TCPServer):
         with self._reading:
             while True:
                 try:
-                    data = await self.stream.receive_some(MAX_RECV)
-                except (trio.ClosedResourceError, trio.BrokenResourceError):
+                    data = await self._receive()
+                except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
                     break
                 if not data:
                     break
@@ -147,6 +147,17 @@ class GuardedServer(TCPServer):
         # A half-closed client cannot be told from one that has left, and such clients have practically disappeared.
         self.protocol.closed()
         self._break()
+
+    async def _receive(self) -> bytes | bytearray:
+        """What has come; b"" if the client has sent its last byte. Past trio's stream, which costs as much again."""
+        if self._tls:
+            return await self.stream.receive_some(MAX_RECV)
+        while True:
+            await trio.lowlevel.wait_readable(self._raw)
+            try:
+                return self._raw.recv(MAX_RECV)
+            except BlockingIOError:
+                continue
 
     async def _wait_for_room(self) -> None:
         """Read on only when the application has taken enough of the body."""
