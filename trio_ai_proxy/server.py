@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CONFIG_VARIABLE = "TRIO_AI_PROXY_CONFIG"
 DEFAULT_CONFIG = "config.toml"
 AFTER_DRAIN = 2.0  # what the in-band errors may take to leave, once the drain time is over
+FORCED_FLUSH = 1.0  # what a disk that hangs may hold up an end by a second signal
 
 
 def read_settings(path: str | None, environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
@@ -85,6 +86,8 @@ async def _serve(
             )
         )
         announce(gateway.address)
+    # A second signal ends the writers with all the rest; the records of what it cut are written here.
+    await gateway.records.flush(FORCED_FLUSH)
     return 128 + forced[0] if forced else 0
 
 

@@ -9,7 +9,19 @@ import pytest
 import trio
 import trio.testing
 from support.exchanges import (
-    DONE, ROLE, STOP, Bench, delta, endless, error_of, in_band_error, said, stream, terminals, text, times,
+    DONE,
+    ROLE,
+    STOP,
+    Bench,
+    delta,
+    endless,
+    error_of,
+    in_band_error,
+    said,
+    stream,
+    terminals,
+    text,
+    times,
 )  # fmt: skip
 from typing_extensions import override
 
@@ -104,9 +116,10 @@ class TestFirstToken:
         def steps() -> Script:
             return stream((6, delta("sea")), STOP, DONE)
 
-        async with Bench(
-            lambda _: steps(), timeouts={"first_token": 7}, provider={"max_in_flight": 1}
-        ) as bench, trio.open_nursery() as nursery:
+        async with (
+            Bench(lambda _: steps(), timeouts={"first_token": 7}, provider={"max_in_flight": 1}) as bench,
+            trio.open_nursery() as nursery,
+        ):
             nursery.start_soon(bench.ask_stream)
             nursery.start_soon(bench.ask_stream)
         assert [record.outcome for record in bench.records] == ["completed", "completed"]
@@ -193,7 +206,9 @@ class TestIdle:
         assert (bench.record.outcome, bench.record.status) == ("timeout_idle", 504)
 
     async def test_ends_an_answer_in_one_piece_that_stalls_after_its_head(self, autojump_clock: MockClock) -> None:
-        head = Script(headers=(("content-type", "application/json"),), steps=lambda: iter([Step(1, b"{")]), ending="stall")
+        head = Script(
+            headers=(("content-type", "application/json"),), steps=lambda: iter([Step(1, b"{")]), ending="stall"
+        )
         async with Bench(head, timeouts={"idle": 5, "first_token": 3}) as bench:
             answer = await bench.ask()
             error = error_of(answer)
@@ -203,7 +218,9 @@ class TestIdle:
         assert bench.record.outcome == "timeout_idle"
 
     async def test_lets_an_answer_in_one_piece_come_slowly(self, autojump_clock: MockClock) -> None:
-        whole = b'{"id":"1","model":"gpt-4o","choices":[{"index":0,"message":{"content":"sea"},"finish_reason":"stop"}]}'
+        whole = (
+            b'{"id":"1","model":"gpt-4o","choices":[{"index":0,"message":{"content":"sea"},"finish_reason":"stop"}]}'
+        )
         pieces = [Step(4, whole[start : start + 20]) for start in range(0, len(whole), 20)]
         script = Script(headers=(("content-type", "application/json"),), steps=lambda: iter(pieces))
         async with Bench(script, timeouts={"idle": 5}) as bench:
@@ -240,12 +257,14 @@ class TestTotal:
 
     async def test_counts_the_wait_for_a_slot(self, autojump_clock: MockClock) -> None:
         script = stream(ending="stall")
-        async with Bench(script, timeouts={"total": 9}, provider={"max_in_flight": 1}) as bench:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(bench.ask_stream)
-                await trio.sleep(1)
-                answer = await bench.ask_stream(leave_after=8.5)
-                assert answer.left_at == 9.5
+        async with (
+            Bench(script, timeouts={"total": 9}, provider={"max_in_flight": 1}) as bench,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(bench.ask_stream)
+            await trio.sleep(1)
+            answer = await bench.ask_stream(leave_after=8.5)
+            assert answer.left_at == 9.5
         assert [record.outcome for record in bench.records] == ["timeout_total", "client_gone"]
 
     async def test_bounds_an_answer_in_one_piece(self, autojump_clock: MockClock) -> None:

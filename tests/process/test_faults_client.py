@@ -8,16 +8,29 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import trio
 from support.raw_server import BlackHole
 from support.standing import (
-    DONE, HeldPort, ask, chat, data_of, eventually, get, idle, metrics, openai_error, send_raw, serves, standing,
-    text_of, upstream,
+    DONE,
+    HeldPort,
+    ask,
+    chat,
+    data_of,
+    eventually,
+    get,
+    idle,
+    metrics,
+    openai_error,
+    send_raw,
+    serves,
+    standing,
+    text_of,
+    upstream,
 )  # fmt: skip
 
 from trio_ai_proxy.testing import RawClient, Script, Step, openai_answer, openai_stream
@@ -52,7 +65,7 @@ first_token = 20
 idle = 20
 total = 60
 queue = 20
-body = 1
+body = 0.4
 stall = 1
 [providers.scripted]
 kind = "openai"
@@ -75,10 +88,8 @@ draining.targets = [{{ provider = "scripted", model = "scripted" }}]
 draining.on_disconnect = "drain"
 draining.timeouts.abandoned = 1
 """
-    with standing(config) as gateway:
+    with closing(port), closing(hole), standing(config) as gateway:
         yield House(gateway, port)
-    port.close()
-    hole.close()
 
 
 @pytest.fixture(autouse=True)
@@ -119,9 +130,20 @@ async def released(server: ScriptedServer, left_at: float, *, number: int = 0) -
     assert at - left_at < RELEASE
 
 
-def forever(pause: float = 0.02) -> Iterator[str]:
+def forever() -> Iterator[str]:
     while True:
         yield "word "
+
+
+def flood() -> Script:
+    """An endless stream of 16 kB events, as fast as it is taken."""
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"w " * 8000 + b'"}}]}\n\n'
+
+    def steps() -> Iterator[Step]:
+        while True:
+            yield Step(0.0, event)
+
+    return Script(steps=steps)
 
 
 def long_stream(pause: float = 0.02) -> Script:
@@ -184,7 +206,11 @@ async def test_22_a_client_that_leaves_while_we_connect_or_queue_is_noticed(hous
         await leave(client, way)
         record = await house.gateway.record(request_id, seconds=RELEASE)
         assert (record["outcome"], record["phase"]) == ("client_gone", "connect")
-    async with upstream(house.port, Script(head_pause=60)) as server, connect(house) as holder, connect(house) as queued:
+    async with (
+        upstream(house.port, Script(head_pause=60)) as server,
+        connect(house) as holder,
+        connect(house) as queued,
+    ):
         await post(holder, chat("fault", model="single"))
         await arrived(server)
         request_id = await post(queued, chat("fault", model="single"))
@@ -263,6 +289,27 @@ async def test_24_stray_bytes_do_not_hide_a_departure(house: House, way: Way, st
         assert (await house.gateway.record(request_id))["outcome"] == "client_gone"
 
 
+@pytest.mark.parametrize("stray", [b"\r\n", b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n", b"\0nonsense"])
+@pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
+@pytest.mark.parametrize("pause", [0.0, 0.15], ids=["with the request", "in mid-stream"])
+async def test_24_what_follows_a_last_request_is_dropped_and_the_answer_is_whole(
+    house: House, stray: bytes, version: bytes, pause: float
+) -> None:
+    """`connection: close` says that nothing follows: RFC 9112 section 9.6."""
+    body = json.dumps(chat("fault")).encode()
+    head = b"POST /v1/chat/completions %b\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    async with upstream(house.port, openai_stream("abcdef", pause=0.05)), connect(house) as client:
+        await client.send(head % (version, len(body)) + body + (b"" if pause else stray))
+        if pause:
+            await trio.sleep(pause)
+            await client.send(stray)
+        with trio.fail_after(5):
+            answer = await client.read_all()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.count(b"[DONE]") == 1
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
 async def test_24_a_pipelined_request_is_answered_after_the_stream(house: House) -> None:
     async with upstream(house.port, openai_stream("abc", pause=0.05)), connect(house) as client:
         await post(client, chat("fault"))
@@ -291,9 +338,8 @@ async def test_25_a_half_closed_client_counts_as_gone(house: House, stream: bool
 async def test_26_a_client_that_never_reads_holds_back_the_provider_and_nobody_else_and_is_thrown_out(
     house: House,
 ) -> None:
-    big = Script(steps=lambda: iter(lambda: Step(0.0, b'data: {"choices":[{"index":0,"delta":{"content":"' + b"w " * 8000 + b'"}}]}\n\n'), None))  # noqa: E501
     memory = house.gateway.rss_kib()
-    async with upstream(house.port, big) as server:
+    async with upstream(house.port, flood()) as server:
         began = trio.current_time()
         async with connect(house, receive_buffer=4096) as client:
             request_id = await post(client, chat("fault"))
@@ -334,17 +380,17 @@ async def test_27_a_client_that_reads_slowly_loses_nothing_and_nothing_changes_p
 
 
 async def test_27_a_client_that_reads_very_slowly_is_not_taken_for_one_that_does_not(house: House) -> None:
-    """It takes longer than the stall time to make room, but takes bytes all the while."""
-    async with upstream(house.port, openai_stream(["x" * 1000] * 400)), connect(house, receive_buffer=2048) as client:
+    """Making room in the socket's buffer takes it longer than the stall time, but it takes bytes all the while."""
+    async with upstream(house.port, flood()), connect(house, receive_buffer=4096) as client:
         request_id = await post(client, chat("fault"))
         await client.read_head()
-        until = trio.current_time() + 3
+        until = trio.current_time() + 3.5
         while trio.current_time() < until:
             assert await client.read_chunk() is not None
             await trio.sleep(0.1)
-        while await client.read_chunk() is not None:
-            pass
-        assert (await house.gateway.record(request_id))["outcome"] == "completed"
+        await client.fin()
+        record = await house.gateway.record(request_id)
+        assert (record["outcome"], record["detail"]) == ("client_gone", "the client left in phase streaming")
 
 
 async def test_28_a_mass_departure_leaves_nothing(house: House) -> None:
@@ -409,7 +455,7 @@ async def test_29_a_body_that_does_not_come_is_a_408(house: House, sent: bytes, 
     async with upstream(house.port) as server:
         began = trio.current_time()
         answer = await send_raw(house.gateway, head + b"\r\n\r\n" + sent)
-        assert 0.9 < trio.current_time() - began < 5
+        assert 0.35 < trio.current_time() - began < 5
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert openai_error(answer.partition(b"\r\n\r\n")[2])["code"] == "timeout_body"
         assert b"connection: close" in answer.lower()
@@ -477,7 +523,7 @@ async def test_51_a_departure_as_the_stream_ends_is_one_outcome(house: House) ->
 async def test_51_an_answer_in_one_piece_and_a_departure_are_one_outcome(house: House) -> None:
     ids: set[str] = set()
     script = openai_answer("abc", head_pause=0.02, usage=(3, 3))
-    async with upstream(house.port, script), trio.open_nursery() as nursery:
+    async with upstream(house.port, script) as server, trio.open_nursery() as nursery:
 
         async def one(number: int) -> None:
             async with connect(house) as client:
@@ -488,8 +534,15 @@ async def test_51_an_answer_in_one_piece_and_a_departure_are_one_outcome(house: 
         for number in range(50):
             nursery.start_soon(one, number)
     await idle(house.gateway)
-    await eventually(lambda: ids <= {record["request_id"] for record in house.gateway.records()})
-    mine = Counter(record["request_id"] for record in house.gateway.records() if record["request_id"] in ids)
+    # A reset may destroy a request that the gateway has not read yet; what the provider has seen was read.
+    mine: Counter[str] = Counter()
+
+    def on_the_books() -> int:
+        mine.clear()
+        mine.update(record["request_id"] for record in house.gateway.records() if record["request_id"] in ids)
+        return len(mine)
+
+    await eventually(lambda: on_the_books() >= len(server.exchanges) > 0)
     assert set(mine.values()) == {1}
 
 

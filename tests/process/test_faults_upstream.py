@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import ssl
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,23 @@ import trio
 import trustme
 from support.raw_server import CHUNKED, END, BlackHole, Peer, chunk, raw_server, whole
 from support.standing import (
-    DONE, HeldPort, ask, chat, eventually, idle, serves, standing, text_of, upstream, wire,
+    DONE,
+    HeldPort,
+    ask,
+    chat,
+    eventually,
+    idle,
+    serves,
+    standing,
+    text_of,
+    upstream,
+    wire,
 )  # fmt: skip
 
 from trio_ai_proxy.testing import RawClient, Script, ScriptedServer, Step, WireScript, openai_error, openai_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from support.command import Command
 
@@ -73,10 +83,8 @@ tls.targets = [{{ provider = "tls", model = "tls" }}]
 brief.targets = [{{ provider = "scripted", model = "scripted" }}]
 brief.timeouts.total = 1
 """
-    with standing(config) as gateway:
+    with closing(port), closing(tls_port), closing(hole), standing(config) as gateway:
         yield House(gateway, port, tls_port, authority)
-    for thing in (port, tls_port, hole):
-        thing.close()
 
 
 @pytest.fixture(autouse=True)
@@ -421,7 +429,15 @@ TWICE = openai_stream("abc", usage=(3, 3))
         wire(TWICE, ending="stall"),
         wire(TWICE, ending="cut"),
     ],
-    ids=["doubled", "token after it", "error after it", "much after it", "a second answer", "left open", "cut after it"],
+    ids=[
+        "doubled",
+        "token after it",
+        "error after it",
+        "much after it",
+        "a second answer",
+        "left open",
+        "cut after it",
+    ],
 )
 async def test_18_there_is_one_terminal_whatever_follows_it(house: House, script: Script) -> None:
     async with upstream(house.port, script):

@@ -217,6 +217,18 @@ async def test_a_client_that_does_not_read_holds_the_server_up() -> None:
 
 
 @in_time
+async def test_a_client_that_leaves_with_its_request_is_seen_to_leave() -> None:
+    async with ScriptedServer(openai_stream(["late"], pause=1000)) as server:
+        for _ in range(50):  # it is chance which of the two tasks of a connection comes first
+            async with client_of(server) as client:
+                await client.post("/", json={})
+                await client.fin()
+        while server.connections < 50 or server.open_connections:
+            await trio.sleep(0.01)
+        assert [exchange for exchange in server.exchanges if exchange.released_at is None] == []
+
+
+@in_time
 async def test_five_hundred_streams_run_side_by_side() -> None:
     async def read_one(server: ScriptedServer) -> None:
         async with client_of(server) as client:

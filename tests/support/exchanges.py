@@ -1,7 +1,8 @@
 """A whole gateway in memory whose books are read, and which must be clean when the block is left: the bench of the tests
 of an exchange.
 
-The records are taken where the gateway puts them, so no thread and no file takes part. Times are virtual, from 0.
+Records and log lines are taken where the gateway puts them, so no thread and no file takes part: a virtual clock would
+not wait for one. Times are virtual, from 0.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from trio_ai_proxy.settings import (
 from trio_ai_proxy.testing import Script, ScriptedTransport, Step, no_leaks, open_client, open_gateway
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from types import TracebackType
 
     from trio_ai_proxy.accounting.record import ExchangeRecord
@@ -47,15 +48,13 @@ ROLE = {"role": "assistant", "content": ""}
 DONE = b"data: [DONE]\n\n"
 
 
-class Books:
-    """Stands where the gateway's ledger stands."""
+class Kept(list[Any]):
+    """Stands where the gateway's ledger, or its sink of log lines, stands."""
 
-    def __init__(self) -> None:
-        self.records: list[ExchangeRecord] = []
-        self.dropped = 0
+    dropped = 0
 
-    def put(self, record: ExchangeRecord) -> bool:
-        self.records.append(record)
+    def put(self, item: Any) -> bool:
+        self.append(item)
         return True
 
 
@@ -68,6 +67,8 @@ class Bench:
     model          fields of the model's settings
     server         fields of the server's settings
     keys, target   as in the settings; `target` is the provider's name for the model
+
+    `records` are the exchange records, in the order in which they were written.
     """
 
     def __init__(
@@ -103,28 +104,36 @@ class Bench:
             keys=keys,
         )
         self.transport = answer if isinstance(answer, httpx.AsyncBaseTransport) else ScriptedTransport(_script(answer))
-        self.books = Books()
+        self.records: list[ExchangeRecord] = Kept()
+        self._lines = Kept()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.enter_context(trio.fail_after(LONGEST))
+            self._bound = stack.enter_context(trio.CancelScope(deadline=trio.current_time() + LONGEST))
             await stack.enter_async_context(no_leaks())
-            opened = await stack.enter_async_context(open_gateway(self.settings, {"scripted": self.transport}))
-            self.gateway: Gateway = opened.gateway
+            opening = open_gateway(self.settings, {"scripted": self.transport})
+            self.gateway: Gateway = opening.gateway
+            self.gateway._ledger = self.records  # type: ignore[assignment]  # it is put to, and no more
+            self.gateway._log_lines.put = self._lines.put  # type: ignore[method-assign]  # as above
+            opened = await stack.enter_async_context(opening)
             self.client: ScriptedClient = opened.client
             self.admin: ScriptedClient = open_client(self.gateway._admin, lifespan=False)
-            self.gateway._ledger = self.books  # type: ignore[assignment]  # it is put to, and no more
             self._running = stack.pop_all()
         return self
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> Awaitable[None]:
+        return self._leave(error)
+
+    async def _leave(self, error: BaseException | None) -> None:
         async with AsyncExitStack() as stack:
             stack.push_async_exit(self._running)
             if error is not None:
                 raise error
             self.assert_clean()
+        if self._bound.cancelled_caught:
+            raise trio.TooSlowError
 
     def assert_clean(self) -> None:
         """Nothing is left of any exchange, wherever one looks."""
@@ -143,13 +152,12 @@ class Bench:
     @property
     def record(self) -> ExchangeRecord:
         """The only record."""
-        [record] = self.books.records
+        [record] = self.records
         return record
 
-    @property
-    def records(self) -> list[ExchangeRecord]:
-        """All records, in the order in which they were written."""
-        return self.books.records
+    def log(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of that event."""
+        return [facts for facts in map(json.loads, self._lines) if facts["event"] == event]
 
     @property
     def released_at(self) -> float | None:

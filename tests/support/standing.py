@@ -129,8 +129,8 @@ def openai_error(body: bytes) -> dict[str, Any]:
     assert set(document) == {"error"}, document
     error = document["error"]
     assert set(error) == {"message", "type", "param", "code"}, error
-    assert isinstance(error["message"], str) and error["message"], error
-    assert isinstance(error["type"], str) and isinstance(error["code"], str), error
+    assert [type(error[name]) for name in ("message", "type", "code")] == [str] * 3, error
+    assert error["message"], error
     assert error["param"] is None or isinstance(error["param"], str), error
     assert "Traceback" not in error["message"]
     found: dict[str, Any] = error
@@ -144,12 +144,8 @@ def data_of(body: bytes) -> list[bytes]:
 
 
 def text_of(body: bytes) -> str:
-    said = []
-    for payload in data_of(body):
-        if payload != DONE:
-            for choice in json.loads(payload).get("choices", []):
-                said.append(choice["delta"].get("content") or "")
-    return "".join(said)
+    chunks = [json.loads(payload) for payload in data_of(body) if payload != DONE]
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk.get("choices", []))
 
 
 def chat(content: Any = "hello", *, model: str = "scripted", stream: bool = True, **fields: Any) -> dict[str, Any]:
@@ -174,9 +170,7 @@ async def ask(
     return Answer(request_id, head.status, head.headers, body, trio.current_time() - began)
 
 
-async def get(
-    gateway: Command, path: str, *, admin: bool = False, headers: Iterable[tuple[str, str]] = ()
-) -> Answer:
+async def get(gateway: Command, path: str, *, admin: bool = False, headers: Iterable[tuple[str, str]] = ()) -> Answer:
     """A GET of the data port, or of the admin port."""
     began = trio.current_time()
     with trio.fail_after(20):

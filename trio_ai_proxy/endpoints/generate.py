@@ -53,6 +53,7 @@ class Generate:
             key = self._check_head(head, exchange)
             body = Body(services.settings.server.max_body)
             if head.request is not None:
+                exchange.departure_is_told = True
                 await head.request.subscribe(body.add, partial(_left, exchange, body, head))
                 await self._serve(exchange, client, body, key)
             else:

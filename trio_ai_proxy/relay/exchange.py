@@ -94,8 +94,9 @@ class Exchange:
     """One client request, from its acceptance to its record."""
 
     __slots__ = (
-        "abandoned", "accepted_at", "attempts", "body_bytes", "dialect", "encoding", "key", "live", "meter", "model",
-        "opened_at", "outcome", "phase", "plan", "receiving", "released_at", "request_id", "settled_at", "upstream", "usage",
+        "abandoned", "accepted_at", "attempts", "body_bytes", "departure_is_told", "dialect", "encoding", "key",
+        "live", "meter", "model", "opened_at", "outcome", "phase", "plan", "receiving", "released_at", "request_id",
+        "settled_at", "upstream", "usage", "whole",
     )  # fmt: skip
 
     def __init__(self, request_id: str, dialect: Dialect, live: Live, *, now: float) -> None:
@@ -118,6 +119,8 @@ class Exchange:
         self.released_at: float | None = None
         self.receiving = trio.CancelScope()  # the wait for the client's body
         self.upstream = trio.CancelScope()  # everything that the reader does
+        self.departure_is_told = False  # at once, and never for the end of an answer (the guarded server does so)
+        self.whole = False  # the provider has said everything; what is left is to hand it over
         self.abandoned = False  # the client has gone, and the provider is read on for its usage
 
     def settle(self, cause: Cause, error: ProxyError | None = None, detail: str | None = None) -> bool:
@@ -128,8 +131,10 @@ class Exchange:
         return True
 
     def interrupt(self, cause: Cause, error: ProxyError) -> None:
-        """End it from outside: an operator, a shutdown. An abandoned one, which has its outcome, only stops reading."""
-        self.settle(cause, error)
+        """End it from outside: an operator, a shutdown. An abandoned one, which has its outcome, only stops reading; one
+        whose answer is whole is over when the client has taken it."""
+        if not self.whole:
+            self.settle(cause, error)
         self.receiving.cancel()
         self.upstream.cancel()
 
@@ -139,7 +144,7 @@ class Exchange:
         if not self.settle(Cause.CLIENT_GONE, detail=detail):
             return
         seconds = self._read_on_seconds()
-        if seconds <= 0 or self.opened_at is None or self.live.abandoned >= MAX_ABANDONED:
+        if seconds <= 0 or self.opened_at is None or self.whole or self.live.abandoned >= MAX_ABANDONED:
             self.upstream.cancel()
             return
         self.abandoned = True

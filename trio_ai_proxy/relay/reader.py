@@ -1,5 +1,5 @@
 """The upstream task: one attempt, from the slot to the last byte. It never raises what a provider can do wrong; it settles
-the outcome, closes its end of the channel, and the writer says the rest.
+the outcome, or says that the answer is whole, closes its end of the channel, and the writer says the rest.
 
 One clock is re-armed through the whole attempt: the first-token deadline until real generation is seen, then the idle
 deadline from each event. It stands still while we wait for the client.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -32,6 +33,8 @@ from trio_ai_proxy.relay.passthrough import PassThrough, rename_model
 from trio_ai_proxy.upstream.attempt import check_answer, check_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_ai_proxy.relay.exchange import Exchange, Plan
     from trio_ai_proxy.upstream.client import UpstreamResponse
 
@@ -39,6 +42,10 @@ MAX_ANSWER_BYTES = 32 * 2**20
 MAX_FOLDED_BYTES = 4 * MAX_ANSWER_BYTES  # a streamed token takes up about 250 bytes: half a million of them
 MAX_HELD_BYTES = 1 * 2**20
 _TAIL_SECONDS = 0.25
+
+
+class Last(bytes):
+    """The last piece of an answer that is whole: the terminal may go with it."""
 
 
 @dataclass(slots=True)
@@ -50,10 +57,14 @@ class Stream:
 
 
 async def read_upstream(
-    exchange: Exchange, plan: Plan, stream: Stream, to_writer: trio.MemorySendChannel[bytes]
+    exchange: Exchange,
+    plan: Plan,
+    stream: Stream,
+    to_writer: trio.MemorySendChannel[bytes],
+    report_bug: Callable[[Exchange, BaseException], None],
 ) -> None:
-    """Make the attempt and send what the client is to get. The outcome is settled when this returns, unless it was
-    cancelled from above."""
+    """Make the attempt and send what the client is to get. When this returns the answer is whole or the outcome is
+    settled, unless it was cancelled from above."""
     scope = exchange.upstream
     began = trio.current_time()
     scope.deadline = began + plan.target.timeouts.total
@@ -61,7 +72,7 @@ async def read_upstream(
         try:
             with scope:
                 await _Attempt(exchange, plan, stream, to_writer).run()
-            if scope.cancelled_caught and exchange.outcome.cause is None:
+            if scope.cancelled_caught and not exchange.ended and not exchange.whole:
                 seconds = plan.target.timeouts.total
                 error = UpstreamTimeout("total", seconds, f"The exchange was not over within {seconds:g} s.")
                 exchange.settle(Cause.TIMEOUT_TOTAL, error)
@@ -71,14 +82,18 @@ async def read_upstream(
             exchange.settle(Cause.TIMEOUT_QUEUE, error)
         except InvalidRequest as error:
             exchange.settle(Cause.REFUSED, error)
+        except Exception as error:  # noqa: BLE001  # here, so that the writer can finish the piece that it has in hand
+            exchange.settle(Cause.BUG, detail=repr(error))
+            report_bug(exchange, error)
         finally:
             if exchange.abandoned:
                 exchange.live.abandoned -= 1
-            cause = exchange.outcome.cause
+            # Only the server itself cancels without having said why.
+            cause = exchange.outcome.cause or (Cause.COMPLETED if exchange.whole else Cause.SHUTDOWN)
             exchange.attempts.append(
                 Attempt(
                     provider=plan.target.provider.name, model=plan.target.model,
-                    outcome=cause.value if cause is not None else Cause.BUG.value,
+                    outcome=cause.value,
                     milliseconds=round((trio.current_time() - began) * 1000, 3),
                 )
             )  # fmt: skip
@@ -125,6 +140,8 @@ class _Attempt:
         return self._timeouts.first_token if self._plan.ask_stream else math.inf
 
     def _settle_silence(self) -> None:
+        if self._exchange.whole:
+            return
         if self._generating:
             name, seconds, what = "idle", self._timeouts.idle, "fell silent for"
         else:
@@ -136,10 +153,13 @@ class _Attempt:
         exchange, plan = self._exchange, self._plan
         provider = plan.target.provider
         request = provider.prepare(plan.request, model=plan.target.model, stream=plan.ask_stream)
+        await trio.lowlevel.checkpoint_if_cancelled()  # who has gone by now costs no request
         exchange.phase = "connect"
         exchange.opened_at = trio.current_time()
         try:
-            response = await plan.target.client.open(request, connect=self._timeouts.connect)
+            response = await plan.target.client.open(
+                request, connect=self._timeouts.connect, sent=partial(setattr, exchange, "phase", "first_token")
+            )
             try:
                 exchange.phase = "first_token"
                 if not plan.ask_stream:
@@ -175,30 +195,27 @@ class _Attempt:
             if not self._generating:
                 held.append(out)
                 held_bytes += len(out)
-                if held_bytes > MAX_HELD_BYTES:
-                    raise UpstreamError("The provider sent a megabyte without a token.")
                 if any(isinstance(event, GENERATION) for event in batch.events):
                     self._generating = True
                     self._exchange.phase = "streaming"
                     out = b"".join(held)
                     held.clear()
                 elif not batch.ended and batch.error is None:
+                    if held_bytes > MAX_HELD_BYTES:
+                        raise UpstreamError("The provider sent a megabyte without a token.")
                     continue
                 else:
                     out = b"" if batch.error is not None else b"".join(held)
             self._stream.usage_sent = path.usage_sent
+            if out:
+                await self._send(Last(out) if batch.ended else out)
+            if batch.error is not None:
+                raise batch.error
             if batch.ended:
-                # Settled before the last block goes: the writer sends the terminal together with it.
-                self._exchange.settle(Cause.COMPLETED)
-                if out:
-                    await self._send(out)
+                self._exchange.whole = True
                 self._to_writer.close()  # the client need not wait for what follows
                 await self._read_tail(response)
                 return
-            if out:
-                await self._send(out)
-            if batch.error is not None:
-                raise batch.error
             if batch.alive:
                 self._clock.deadline = trio.current_time() + self._timeouts.idle
 
@@ -216,8 +233,13 @@ class _Attempt:
         return data
 
     async def _send(self, out: bytes) -> None:
-        self._clock.deadline = math.inf
         try:
+            try:
+                self._to_writer.send_nowait(out)  # the writer is waiting, as it does while the client keeps up
+                return
+            except trio.WouldBlock:
+                pass
+            self._clock.deadline = math.inf
             await self._to_writer.send(out)
         except trio.BrokenResourceError:
             # The writer has ended, which it does on its own only when it has failed; the nursery tells why.
@@ -300,7 +322,8 @@ class _Attempt:
 
     async def _finish(self, body: bytes) -> None:
         self._clock.deadline = math.inf
-        self._exchange.settle(Cause.COMPLETED)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._exchange.whole = True  # from here on nothing comes in between: the writer is waiting
         await self._to_writer.send(body)
         self._to_writer.close()
 

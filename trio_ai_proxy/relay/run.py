@@ -1,6 +1,7 @@
 """The nursery of one exchange: the reader as a task, the writer in the request's own, a channel without slots between.
 
-Exactly one outcome, whatever happens: settled by the reader, by whoever interrupted it, or here, if it was a bug.
+Exactly one outcome, whatever happens: settled by the reader, by the writer, by whoever interrupted it, or here, if the
+writer had a bug.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_ai_proxy.accounting.outcome import Cause
-from trio_ai_proxy.errors import InternalError
 from trio_ai_proxy.relay.reader import Stream, read_upstream
 from trio_ai_proxy.relay.writer import conclude, write_client
 
@@ -30,11 +30,12 @@ async def run_exchange(
     to_writer, from_reader = trio.open_memory_channel[bytes](0)
     try:
         async with trio.open_nursery() as pair:
-            pair.start_soon(read_upstream, exchange, plan, stream, to_writer)
-            await write_client(exchange, plan, stream, from_reader, client)
+            pair.start_soon(read_upstream, exchange, plan, stream, to_writer, report_bug)
+            try:
+                await write_client(exchange, plan, stream, from_reader, client)
+            except Exception as error:
+                exchange.settle(Cause.BUG, detail=repr(error))  # before the nursery cancels the reader for it
+                raise
     except Exception as error:  # noqa: BLE001  # the edge where a bug becomes one 500 and one log line
-        exchange.settle(
-            Cause.BUG, InternalError("The gateway failed; its log tells more under this request id."), repr(error)
-        )
         report_bug(exchange, error)
         await conclude(exchange, client)

@@ -14,6 +14,7 @@ from trio_ai_proxy.accounting.outcome import Cause
 from trio_ai_proxy.chat.events import Started
 from trio_ai_proxy.errors import InternalError, ProxyError
 from trio_ai_proxy.relay.counting import settle_usage
+from trio_ai_proxy.relay.reader import Last
 
 if TYPE_CHECKING:
     from trio_ai_proxy.relay.client import Client, Headers
@@ -30,15 +31,19 @@ EVENT_STREAM: Headers = [
 async def write_client(
     exchange: Exchange, plan: Plan, stream: Stream, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
 ) -> None:
-    """Send what comes, then the terminal. Returns without one where the outcome is not settled: then the reader has failed,
-    and its failure is on its way up."""
+    """Send what comes, then the terminal. A whole answer counts as completed when the client has taken it, and not before.
+
+    Returns without a terminal where the outcome is not settled: then the reader has failed, and its failure is on its
+    way up.
+    """
     async with from_reader:
         if plan.stream:
             await _write_stream(plan, exchange, stream, from_reader, client)
         else:
-            async for body in from_reader:
-                await client.answer(200, body, [])
-    if exchange.outcome.cause is not None:
+            await _write_answer(exchange, from_reader, client)
+    if exchange.whole and not exchange.ended:
+        await _settle_completed(exchange)
+    if exchange.ended:
         await conclude(exchange, client, plan=plan, stream=stream)
 
 
@@ -46,27 +51,49 @@ async def _write_stream(
     plan: Plan, exchange: Exchange, stream: Stream, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
 ) -> None:
     keep_alive = plan.model.keep_alive
-    outcome = exchange.outcome
     while True:
-        is_last = False
         try:
             if keep_alive is None:
                 block = await from_reader.receive()
-                is_last = outcome.cause is Cause.COMPLETED
             else:
                 with trio.move_on_after(keep_alive) as silence:
                     block = await from_reader.receive()
-                    is_last = outcome.cause is Cause.COMPLETED
                 if silence.cancelled_caught:
                     block = exchange.dialect.keep_alive
         except trio.EndOfChannel:
             return
+        if exchange.outcome.cause is Cause.CLIENT_GONE:
+            continue  # read on for its usage: nobody takes it, and nobody shall count it as sent
         if client.status is None:
             await client.start(200, EVENT_STREAM)
-        if is_last:
+        if exchange.departure_is_told and isinstance(block, Last):
+            exchange.whole = True
             await client.finish(block + await _usage_chunk(exchange, plan, stream) + exchange.dialect.terminal)
+            exchange.settle(Cause.COMPLETED)
             return
         await client.send(block)
+
+
+async def _write_answer(exchange: Exchange, from_reader: trio.MemoryReceiveChannel[bytes], client: Client) -> None:
+    async for body in from_reader:
+        if exchange.outcome.cause is Cause.CLIENT_GONE:
+            continue
+        if exchange.departure_is_told:
+            await client.answer(200, body, [])
+            exchange.settle(Cause.COMPLETED)
+            return
+        await client.start(200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))])
+        await client.send(body)
+        # Before the end is said, for with that the server reports the client as gone.
+        await _settle_completed(exchange)
+        await client.finish()
+
+
+async def _settle_completed(exchange: Exchange) -> None:
+    # A send returns also because the client has left. The receiver learns of that in the same instant, and goes first.
+    if not exchange.departure_is_told:
+        await trio.lowlevel.checkpoint()
+    exchange.settle(Cause.COMPLETED)
 
 
 async def conclude(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _LINGER_RESET = struct.pack("ii", 1, 0)
 _SIOCOUTQ = 0x5411  # Linux, tcp(7): bytes in the send queue that the peer has not acknowledged
 _TLS_SLICE = 16 * 1024
+_LOOKS = 10  # how often within the stall time a client that takes nothing is looked after
 
 
 def _unsent_bytes(sock: socket.socket) -> int | None:
@@ -256,18 +257,23 @@ class GuardedServer(TCPServer):
         """Wait until the socket takes bytes again; False if the client took none for the stall time.
 
         A socket becomes writable only when a good part of its buffer is free, which a slow reader may need minutes for; so
-        progress is what the peer acknowledged, where the system tells.
+        progress is what the peer acknowledged, where the system tells. It is looked for several times within the stall time,
+        since what is on its way when we begin to wait is acknowledged at once, and would count for the whole of it.
         """
         unsent = _unsent_bytes(self._raw)
+        now = progress_at = trio.current_time()
         while True:
-            with trio.move_on_after(self.guard.stall):
+            given_up_at = progress_at + self.guard.stall
+            with trio.move_on_at(min(given_up_at, now + self.guard.stall / _LOOKS)):
                 await trio.lowlevel.wait_writable(self._raw)
                 return True
+            now = trio.current_time()
             still_unsent = _unsent_bytes(self._raw)
-            if unsent is None or still_unsent is None or still_unsent >= unsent:
+            if unsent is not None and still_unsent is not None and still_unsent < unsent:
+                unsent, progress_at = still_unsent, now
+            elif now >= given_up_at:
                 self._stall()
                 return False
-            unsent = still_unsent
 
     async def _push_tls(self, data: bytes) -> None:
         for start in range(0, len(data), _TLS_SLICE):

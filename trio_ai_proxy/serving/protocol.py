@@ -198,10 +198,19 @@ class Protocol:
         )
 
     async def _fail(self, error: BadRequest) -> None:
-        """The bytes are not what they should be. A request that is being answered keeps its answer."""
+        """The bytes are not what they should be. A request that came whole keeps its answer; one whose body broke off is
+        over, as if its client had left, and told so if nothing else has been said."""
         self._deaf = True
-        if self.stream is None:
+        stream = self.stream
+        if stream is None:
             await self.refuse(error.status, error.code, error.message)
+        elif not stream.request.is_complete:
+            self.stream = None
+            stream.client_left()
+            if stream.has_begun:
+                self.tcp.abort()
+            else:
+                await self.refuse(error.status, error.code, error.message)
 
     async def refuse(self, status: int, code: str, message: str) -> None:
         """Answer with an error of the connection itself, in the shape that OpenAI clients read, and close."""

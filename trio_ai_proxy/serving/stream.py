@@ -130,6 +130,11 @@ class GuardedStream:
         """Whether the client is gone because it stopped reading."""
         return self.tcp.stalled
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the answer has begun."""
+        return self.state is not ASGIHTTPState.REQUEST
+
     def client_left(self) -> None:
         """The client has gone, and nobody reads what is sent from now on."""
         self.closed = True

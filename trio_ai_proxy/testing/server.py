@@ -173,6 +173,7 @@ class _Connection:
         self._pending = bytearray()
         self._arrival = trio.Event()
         self._exchange: ServerExchange | None = None
+        self._is_released = False
 
     async def run(self) -> None:
         async with self._stream, trio.open_nursery() as nursery:
@@ -181,6 +182,8 @@ class _Connection:
                 while (request := await self._next_request()) is not None:
                     self._exchange = ServerExchange(request, opened_at=trio.current_time())
                     self._exchanges.append(self._exchange)
+                    if self._is_released:  # the request and the end came together, and the reader was first
+                        self._note_release()
                     is_reusable = await self._play(self._answer(request), self._exchange)
                     self._exchange.over.set()
                     self._exchange = None
@@ -201,6 +204,7 @@ class _Connection:
             except trio.BrokenResourceError:
                 chunk = b""
             if not chunk:
+                self._is_released = True
                 self._note_release()
                 connection.cancel()
                 return

@@ -25,6 +25,14 @@ ERROR_SECONDS = 5.0
 
 EVENT_STREAM = "text/event-stream"
 
+# The content types that an error names. Any other text there is the provider's own, and could be our key said back.
+_NAMED = frozenset(
+    {
+        EVENT_STREAM, "application/json", "application/octet-stream", "application/vnd.amazon.eventstream",
+        "application/x-ndjson", "application/xml", "text/plain", "text/xml",
+    }
+)  # fmt: skip
+
 
 def judge_stream(
     status: int, headers: Mapping[str, str], *, media_type: str = EVENT_STREAM
@@ -123,7 +131,9 @@ def _is_json(media_type: str) -> bool:
 def _wrong_type(found: str, wanted: str) -> UpstreamProtocolError:
     if found in ("text/html", "application/xhtml+xml"):
         return UpstreamProtocolError(f"The provider answered with an HTML page where {wanted} was asked for.")
-    said = f"the content type {found[:80]!r}" if found else "no content type"
+    said = (
+        (f"the content type {found!r}" if found in _NAMED else "another content type") if found else "no content type"
+    )
     return UpstreamProtocolError(f"The provider answered with {said} where {wanted} was asked for.")
 
 

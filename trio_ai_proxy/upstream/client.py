@@ -27,7 +27,7 @@ from trio_ai_proxy.errors import (
 from trio_ai_proxy.upstream.connection import reason, tls_context
 from trio_ai_proxy.upstream.http1 import PrematureEnd, ResponseFault, encode_head, with_body
 from trio_ai_proxy.upstream.resolver import install_resolver
-from trio_ai_proxy.upstream.transport import CLOSE, READ, TrioTransport, origin_of
+from trio_ai_proxy.upstream.transport import CLOSE, READ, SENT, TrioTransport, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -65,11 +65,14 @@ class UpstreamClient:
         """Connections that exist now, idle ones included; None where the transport does not count them."""
         return self.transport.open_connections if isinstance(self.transport, TrioTransport) else None
 
-    async def open(self, request: UpstreamRequest, *, connect: float) -> UpstreamResponse:
+    async def open(
+        self, request: UpstreamRequest, *, connect: float, sent: Callable[[], None] = lambda: None
+    ) -> UpstreamResponse:
         """Send `request` and wait for the head of the response, which the caller must close.
 
         `connect` bounds, in seconds, the time to a connection, TLS included. There is no deadline for the head: that is
-        a scope of the caller's. Whatever the status, a response is a response.
+        a scope of the caller's. Whatever the status, a response is a response. `sent` is called when the request is on
+        its way and only the provider is waited for.
 
         Raises `UpstreamTimeout` ("connect"), `UpstreamRefused`, `UpstreamProtocolError`.
         """
@@ -78,7 +81,7 @@ class UpstreamClient:
             if isinstance(self.transport, TrioTransport):
                 origin, head = self._prepare(request)
                 outgoing_bytes = with_body(head, request.body)
-                link = await self.transport.ask(origin, outgoing_bytes, request.method, connect=connect)
+                link = await self.transport.ask(origin, outgoing_bytes, request.method, connect=connect, sent=sent)
                 return UpstreamResponse.of_link(link, self.name)
             install_resolver()  # the stock transport looks names up in this run too
             outgoing = httpx.Request(
@@ -86,7 +89,10 @@ class UpstreamClient:
                 _parse_url(request.url),
                 headers=_headers(request),
                 content=request.body,
-                extensions={"timeout": {"connect": connect, "read": None, "write": None, "pool": None}},
+                extensions={
+                    "timeout": {"connect": connect, "read": None, "write": None, "pool": None},
+                    SENT: sent,
+                },
             )
             outgoing.stream = _Body(request.body)
             response = await self.transport.handle_async_request(outgoing)

@@ -14,7 +14,7 @@ import trio
 from typing_extensions import override
 
 from trio_ai_proxy.upstream.http1 import PrematureEnd
-from trio_ai_proxy.upstream.transport import CLOSE, READ
+from trio_ai_proxy.upstream.transport import CLOSE, READ, SENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,6 +96,8 @@ class ScriptedTransport(httpx.AsyncBaseTransport):
         answer = _Answer(request, script, self._open)
         self._played.append(answer)
         try:
+            if not script.refuse and SENT in request.extensions:
+                request.extensions[SENT]()
             await trio.sleep(script.head_pause)
             if script.refuse:
                 raise httpx.ConnectError("the script refuses the connection")

@@ -22,6 +22,7 @@ from trio_ai_proxy.upstream.resolver import install_resolver
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
 READ = "trio_ai_proxy.read"
 """Response extension: `async () -> bytes`, the body bytes of one read; b"" at the end. Cheaper than iterating the
@@ -29,6 +30,10 @@ stream, and not a generator, so there is nothing to finalise."""
 
 CLOSE = "trio_ai_proxy.close"
 """Response extension: `() -> None`, release the connection now: without waiting, without a checkpoint. Idempotent."""
+
+SENT = "trio_ai_proxy.sent"
+"""Request extension: `() -> None`, called when the request has been handed to a connection. What follows is waiting for
+the provider; with a transport that does not know it, waiting for a connection seems to go on until the head comes."""
 
 IDLE_SECONDS = 30.0  # providers' front ends keep idle connections for 60 s and more: we let go first
 MAX_IDLE = 256
@@ -68,15 +73,20 @@ class TrioTransport(httpx.AsyncBaseTransport):
         await request.aread()
         seconds = request.extensions.get("timeout", {}).get("connect")
         connect = math.inf if seconds is None else seconds
-        link = await self.ask(origin_of(request.url), encode_request(request), request.method, connect=connect)
+        sent = request.extensions.get(SENT)
+        origin = origin_of(request.url)
+        link = await self.ask(origin, encode_request(request), request.method, connect=connect, sent=sent)
         return link.response()
 
-    async def ask(self, origin: Origin, message: bytes, method: str, *, connect: float) -> Link:
+    async def ask(
+        self, origin: Origin, message: bytes, method: str, *, connect: float, sent: Callable[[], None] | None = None
+    ) -> Link:
         """Send a whole request to `origin` and wait for the head of its response: what `handle_async_request` does,
-        without httpx's objects around it. `connect` is in seconds. The caller releases the link."""
+        without httpx's objects around it. `connect` is in seconds; `sent` is called when the request has been handed to a
+        connection. The caller releases the link."""
         connection = self._pool.take(origin, trio.current_time())
         if connection is not None:
-            link = Link(self._pool, method)
+            link = Link(self._pool, method, sent)
             try:
                 await link.ask(connection, message)
                 return link
@@ -86,7 +96,7 @@ class TrioTransport(httpx.AsyncBaseTransport):
                 if link.has_answered:
                     raise
         connection = await self._connect(origin, connect)
-        link = Link(self._pool, method)
+        link = Link(self._pool, method, sent)
         await link.ask(connection, message)
         return link
 
@@ -164,8 +174,9 @@ class Link(httpx.AsyncByteStream):
     the response: release it.
     """
 
-    def __init__(self, pool: ConnectionPool, method: str) -> None:
+    def __init__(self, pool: ConnectionPool, method: str, sent: Callable[[], None] | None = None) -> None:
         self._pool = pool
+        self._sent = sent
         self._connection: Connection | None = None
         self._parser = ResponseParser(method)
 
@@ -207,6 +218,8 @@ class Link(httpx.AsyncByteStream):
                 await connection.send(message)
             except httpx.WriteError as error:
                 unsent = error  # who refuses a long body may have answered before he closed: listen first
+            if self._sent is not None:
+                self._sent()
             try:
                 while not parser.has_head and parser.fault is None:
                     parser.feed(await connection.receive())
