@@ -264,7 +264,7 @@ async def test_a_client_that_takes_nothing_is_thrown_out_and_one_that_takes_litt
             async def watch() -> None:
                 while (await receive())["type"] != "http.disconnect":
                     pass
-                ended.append(f"{name} stalled={scope['extensions']['trio_ai_proxy.connection'].stalled}")
+                ended.append(f"{name} stalled={scope['extensions']['trio_ai_proxy.request'].stalled}")
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)

@@ -2,12 +2,15 @@
 
 A stream is `Started`, then deltas, then a `Finished` for each choice, perhaps a `UsageReported`, then `Ended`; or it stops
 with `Failed`. `Ended` is said only when the provider's own terminal was seen.
+
+Structs of msgspec: making one costs a third of what a frozen dataclass costs, and one is made for every token.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 if TYPE_CHECKING:
     from trio_ai_proxy.chat.usage import TokenUsage
@@ -16,8 +19,7 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True, gc=False):
     """The provider has begun to answer. `created` is in seconds since the epoch, 0 if the provider did not say."""
 
     id: str
@@ -26,32 +28,28 @@ class Started:
     system_fingerprint: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """More visible text of choice `index`."""
 
     text: str
     index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ReasoningDelta:
+class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
     """More of what the model thinks before it speaks."""
 
     text: str
     index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RefusalDelta:
+class RefusalDelta(msgspec.Struct, frozen=True, gc=False):
     """More of the text in which the model declines."""
 
     text: str
     index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCallDelta:
+class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
     """A fragment of tool call number `call` of choice `index`: the first has `id` and `name`, later ones add `arguments`."""
 
     call: int
@@ -61,30 +59,26 @@ class ToolCallDelta:
     index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True, gc=False):
     """Choice `index` is complete. `reason` is the provider's word where it is none of the known ones."""
 
     reason: FinishReason | str
     index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class UsageReported:
+class UsageReported(msgspec.Struct, frozen=True, gc=False):
     """The provider's own count. A later report replaces an earlier one."""
 
     usage: TokenUsage
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """The provider said, inside a successful answer, that it failed."""
 
     error: UpstreamError
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True, gc=False):
     """The provider's own terminal (`[DONE]`, `message_stop`, the last byte of a whole JSON document)."""
 
 

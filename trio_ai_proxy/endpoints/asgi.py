@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +23,20 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 class Head:
     """The head of one request: method, exact raw path, query and headers (names in lower case)."""
 
-    __slots__ = ("connection", "headers", "method", "path", "query", "request_id")
+    __slots__ = ("headers", "method", "path", "query", "request", "request_id")
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self.method: str = scope["method"]
         self.path: bytes = scope.get("raw_path") or scope["path"].encode()
         self.query: bytes = scope.get("query_string", b"")
         self.headers: dict[bytes, bytes] = {name.lower(): value for name, value in scope["headers"]}
-        self.connection: Any = scope.get("extensions", {}).get("trio_ai_proxy.connection")
+        self.request: Any = scope.get("extensions", {}).get("trio_ai_proxy.request")  # under the guarded server only
         given = self.headers.get(b"x-request-id", b"")
-        self.request_id = given.decode("ascii") if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        self.request_id = given.decode("ascii") if _SANE_ID.fullmatch(given) else os.urandom(16).hex()
 
     def stalled(self) -> bool:
         """Whether the client is gone because it stopped reading."""
-        return bool(getattr(self.connection, "stalled", False))
+        return bool(getattr(self.request, "stalled", False))
 
 
 def openai_error(error: ProxyError) -> bytes:

@@ -6,6 +6,7 @@ request's whole life, so that a departure is seen in every phase.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -50,11 +51,16 @@ class Generate:
         services.live.add(exchange)
         try:
             key = self._check_head(head, exchange)
-            async with trio.open_nursery() as request:
-                body = Body(services.settings.server.max_body)
-                request.start_soon(_pump, receive, body, exchange, head)
+            body = Body(services.settings.server.max_body)
+            if head.request is not None:
+                exchange.departure_is_told = True
+                await head.request.subscribe(body.add, partial(_left, exchange, body, head))
                 await self._serve(exchange, client, body, key)
-                request.cancel_scope.cancel()
+            else:
+                async with trio.open_nursery() as request:
+                    request.start_soon(_pump, receive, body, exchange, head)
+                    await self._serve(exchange, client, body, key)
+                    request.cancel_scope.cancel()
         except ProxyError as error:
             exchange.settle(Cause.REFUSED, error)
             await conclude(exchange, client)
@@ -91,9 +97,10 @@ class Generate:
         services = self._services
         exchange.phase = "body"
         seconds = services.settings.timeouts.body
-        exchange.receiving.deadline = trio.current_time() + seconds
-        with exchange.receiving:
-            await body.ready.wait()
+        if not body.ready.is_set():
+            exchange.receiving.deadline = trio.current_time() + seconds
+            with exchange.receiving:
+                await body.ready.wait()
         if exchange.ended:  # gone, or interrupted, before the body was whole
             await conclude(exchange, client)
             return
@@ -120,11 +127,17 @@ class Generate:
 
 
 async def _pump(receive: Receive, body: Body, exchange: Exchange, head: Head) -> None:
-    """The only caller of `receive`, until the client has gone or the request is over."""
+    """The only caller of `receive`, until the client has gone or the request is over. Under the guarded server there is no
+    need for such a task: the connection tells."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             break
-        body.add(message.get("body", b""), last=not message.get("more_body", False))
+        body.add(message.get("body", b""), not message.get("more_body", False))
+    _left(exchange, body, head)
+
+
+def _left(exchange: Exchange, body: Body, head: Head) -> None:
+    """The client has gone."""
     exchange.client_left(stalled=head.stalled())
     body.ready.set()

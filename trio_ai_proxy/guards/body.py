@@ -20,11 +20,12 @@ class Body:
         self.complete = False
         self.ready = trio.Event()
 
-    def add(self, chunk: bytes, *, last: bool) -> None:
+    def add(self, chunk: bytes, last: bool) -> None:
         """Take what came."""
         self.size += len(chunk)
         if self.size <= self._limit:
-            self._chunks.append(chunk)
+            if chunk:
+                self._chunks.append(chunk)
         else:
             self._chunks.clear()
             self.ready.set()

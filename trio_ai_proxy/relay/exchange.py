@@ -94,9 +94,9 @@ class Exchange:
     """One client request, from its acceptance to its record."""
 
     __slots__ = (
-        "abandoned", "accepted_at", "attempts", "body_bytes", "dialect", "encoding", "key", "live", "meter", "model",
-        "opened_at", "outcome", "phase", "plan", "receiving", "released_at", "request_id", "settled_at", "upstream", "usage",
-        "whole",
+        "abandoned", "accepted_at", "attempts", "body_bytes", "departure_is_told", "dialect", "encoding", "key",
+        "live", "meter", "model", "opened_at", "outcome", "phase", "plan", "receiving", "released_at", "request_id",
+        "settled_at", "upstream", "usage", "whole",
     )  # fmt: skip
 
     def __init__(self, request_id: str, dialect: Dialect, live: Live, *, now: float) -> None:
@@ -119,6 +119,7 @@ class Exchange:
         self.released_at: float | None = None
         self.receiving = trio.CancelScope()  # the wait for the client's body
         self.upstream = trio.CancelScope()  # everything that the reader does
+        self.departure_is_told = False  # at once, and never for the end of an answer (the guarded server does so)
         self.whole = False  # the provider has said everything; what is left is to hand it over
         self.abandoned = False  # the client has gone, and the provider is read on for its usage
 

@@ -44,6 +44,10 @@ MAX_HELD_BYTES = 1 * 2**20
 _TAIL_SECONDS = 0.25
 
 
+class Last(bytes):
+    """The last piece of an answer that is whole: the terminal may go with it."""
+
+
 @dataclass(slots=True)
 class Stream:
     """What the reader tells the writer besides bytes: what a made-up usage chunk needs."""
@@ -204,12 +208,12 @@ class _Attempt:
                     out = b"" if batch.error is not None else b"".join(held)
             self._stream.usage_sent = path.usage_sent
             if out:
-                await self._send(out)
+                await self._send(Last(out) if batch.ended else out)
             if batch.error is not None:
                 raise batch.error
             if batch.ended:
                 self._exchange.whole = True
-                await self._to_writer.aclose()  # the client need not wait for what follows
+                self._to_writer.close()  # the client need not wait for what follows
                 await self._read_tail(response)
                 return
             if batch.alive:
@@ -229,8 +233,13 @@ class _Attempt:
         return data
 
     async def _send(self, out: bytes) -> None:
-        self._clock.deadline = math.inf
         try:
+            try:
+                self._to_writer.send_nowait(out)  # the writer is waiting, as it does while the client keeps up
+                return
+            except trio.WouldBlock:
+                pass
+            self._clock.deadline = math.inf
             await self._to_writer.send(out)
         except trio.BrokenResourceError:
             # The writer has ended, which it does on its own only when it has failed; the nursery tells why.
@@ -239,6 +248,8 @@ class _Attempt:
 
     async def _read_tail(self, response: UpstreamResponse) -> None:
         """Let the connection come to its end, so that it can serve again; data after the end is dropped with it."""
+        if response.at_end:
+            return
         with trio.move_on_after(_TAIL_SECONDS):
             try:
                 await response.read()
@@ -314,7 +325,7 @@ class _Attempt:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._exchange.whole = True  # from here on nothing comes in between: the writer is waiting
         await self._to_writer.send(body)
-        await self._to_writer.aclose()
+        self._to_writer.close()
 
     def _observe(self, events: list[Event]) -> None:
         meter = self._exchange.meter

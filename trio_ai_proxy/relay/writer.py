@@ -14,6 +14,7 @@ from trio_ai_proxy.accounting.outcome import Cause
 from trio_ai_proxy.chat.events import Started
 from trio_ai_proxy.errors import InternalError, ProxyError
 from trio_ai_proxy.relay.counting import settle_usage
+from trio_ai_proxy.relay.reader import Last
 
 if TYPE_CHECKING:
     from trio_ai_proxy.relay.client import Client, Headers
@@ -37,7 +38,7 @@ async def write_client(
     """
     async with from_reader:
         if plan.stream:
-            await _write_stream(plan, exchange, from_reader, client)
+            await _write_stream(plan, exchange, stream, from_reader, client)
         else:
             await _write_answer(exchange, from_reader, client)
     if exchange.whole and not exchange.ended:
@@ -47,7 +48,7 @@ async def write_client(
 
 
 async def _write_stream(
-    plan: Plan, exchange: Exchange, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
+    plan: Plan, exchange: Exchange, stream: Stream, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
 ) -> None:
     keep_alive = plan.model.keep_alive
     while True:
@@ -65,6 +66,11 @@ async def _write_stream(
             continue  # read on for its usage: nobody takes it, and nobody shall count it as sent
         if client.status is None:
             await client.start(200, EVENT_STREAM)
+        if exchange.departure_is_told and isinstance(block, Last):
+            exchange.whole = True
+            await client.finish(block + await _usage_chunk(exchange, plan, stream) + exchange.dialect.terminal)
+            exchange.settle(Cause.COMPLETED)
+            return
         await client.send(block)
 
 
@@ -72,6 +78,10 @@ async def _write_answer(exchange: Exchange, from_reader: trio.MemoryReceiveChann
     async for body in from_reader:
         if exchange.outcome.cause is Cause.CLIENT_GONE:
             continue
+        if exchange.departure_is_told:
+            await client.answer(200, body, [])
+            exchange.settle(Cause.COMPLETED)
+            return
         await client.start(200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))])
         await client.send(body)
         # Before the end is said, for with that the server reports the client as gone.
@@ -81,7 +91,8 @@ async def _write_answer(exchange: Exchange, from_reader: trio.MemoryReceiveChann
 
 async def _settle_completed(exchange: Exchange) -> None:
     # A send returns also because the client has left. The receiver learns of that in the same instant, and goes first.
-    await trio.lowlevel.checkpoint()
+    if not exchange.departure_is_told:
+        await trio.lowlevel.checkpoint()
     exchange.settle(Cause.COMPLETED)
 
 

@@ -15,15 +15,12 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import trio
-from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
-from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 from typing_extensions import override
 
 from trio_ai_proxy.serving.guard import Guard
-from trio_ai_proxy.serving.protocol import GuardedH11
+from trio_ai_proxy.serving.protocol import Protocol
 
 if TYPE_CHECKING:
     from hypercorn.config import Config
@@ -49,7 +46,7 @@ def _unsent_bytes(sock: socket.socket) -> int | None:
 class GuardedServer(TCPServer):
     """One connection. Hypercorn makes one for each that it accepts."""
 
-    protocol: GuardedH11  # type: ignore[assignment]  # no ProtocolWrapper: it exists to switch to HTTP/2
+    protocol: Protocol  # type: ignore[assignment]  # no ProtocolWrapper: it exists to switch to HTTP/2
 
     def __init__(
         self, app: AppWrapper, config: Config, context: WorkerContext, state: LifespanState, stream: Any
@@ -63,6 +60,9 @@ class GuardedServer(TCPServer):
         self._resume: trio.Event | None = None
         self._lingering = False
         self._tls = hasattr(stream, "do_handshake")
+        self.scheme = "https" if self._tls else "http"
+        self.client: tuple[str, int] | None = None
+        self.server: tuple[str, int] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -71,12 +71,17 @@ class GuardedServer(TCPServer):
         try:
             await self._serve()
         except BaseException as error:  # noqa: BLE001, ASYNC103  # what must go on upwards is raised again
-            rest = self.contain(error, "connection failed")
+            rest = self.contain(
+                error, "connection failed", (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+            )
             if rest is not None:
                 raise rest from None  # noqa: ASYNC104  # this is the cancellation
 
-    def contain(self, error: BaseException, event: str) -> BaseException | None:
-        """What of `error` must go on upwards: a cancellation, an interrupt. The rest is a bug, and ends here in the log.
+    def contain(
+        self, error: BaseException, event: str, expected: tuple[type[BaseException], ...] = ()
+    ) -> BaseException | None:
+        """What of `error` must go on upwards: a cancellation, an interrupt. The rest is a bug, and ends here in the log,
+        unless it was `expected`.
 
         A panic of a native library is a `BaseException`; left alone it would end the process.
         """
@@ -88,7 +93,7 @@ class GuardedServer(TCPServer):
             upwards, bug = error, None
         else:
             upwards, bug = None, error
-        if bug is not None and not isinstance(bug, OSError | trio.BrokenResourceError | trio.ClosedResourceError):
+        if bug is not None and not isinstance(bug, expected):
             self.guard.report(event, error=bug)
         return upwards
 
@@ -108,12 +113,10 @@ class GuardedServer(TCPServer):
         self._raw: socket.socket = sock._sock  # noqa: SLF001  # trio offers no non-blocking send
         self.guard.opened(self)
         try:
-            client = parse_socket_addr(sock.family, sock.getpeername())
-            server = parse_socket_addr(sock.family, sock.getsockname())
-            async with TaskGroup() as task_group:
-                self.protocol = GuardedH11(
-                    self, task_group, ConnectionState(self.state), ssl=self._tls, client=client, server=server
-                )
+            self.client = parse_socket_addr(sock.family, sock.getpeername())
+            self.server = parse_socket_addr(sock.family, sock.getsockname())
+            self.protocol = Protocol(self)
+            async with trio.open_nursery() as self.nursery:
                 self.set_idle(True)
                 if self.guard.draining:
                     self.close_if_idle()
@@ -130,8 +133,8 @@ class GuardedServer(TCPServer):
         with self._reading:
             while True:
                 try:
-                    data = await self.stream.receive_some(MAX_RECV)
-                except (trio.ClosedResourceError, trio.BrokenResourceError):
+                    data = await self._receive()
+                except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
                     break
                 if not data:
                     break
@@ -140,15 +143,28 @@ class GuardedServer(TCPServer):
                     if lingered > self.guard.linger_bytes:
                         break
                     continue
-                await self.protocol.handle(RawData(bytes(data)))
+                await self.protocol.receive(data)
                 await self._wait_for_room()
         # A half-closed client cannot be told from one that has left, and such clients have practically disappeared.
-        await self.protocol.handle(Closed())
+        self.protocol.closed()
         self._break()
+
+    async def _receive(self) -> bytes | bytearray:
+        """What has come; b"" if the client has sent its last byte. Past trio's stream, which costs as much again."""
+        if self._tls:
+            return await self.stream.receive_some(MAX_RECV)
+        while True:
+            await trio.lowlevel.wait_readable(self._raw)
+            try:
+                return self._raw.recv(MAX_RECV)
+            except BlockingIOError:
+                continue
 
     async def _wait_for_room(self) -> None:
         """Read on only when the application has taken enough of the body."""
-        while self.protocol.stream is not None and self.protocol.stream.unread_bytes > self.guard.max_unread_bytes:
+        while (
+            self.protocol.stream is not None and self.protocol.stream.request.unread_bytes > self.guard.max_unread_bytes
+        ):
             self._resume = trio.Event()
             await self._resume.wait()
             self._resume = None
@@ -202,15 +218,6 @@ class GuardedServer(TCPServer):
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    @override
-    async def protocol_send(self, event: Event) -> None:
-        if isinstance(event, RawData):
-            await self.push(event.data)
-        elif isinstance(event, Closed):
-            self.linger()
-        elif isinstance(event, Updated):
-            self.set_idle(event.idle)
-
     async def push(self, data: bytes) -> None:
         """Write `data`: at once if the socket takes it, else as it takes it. Returns when all is handed over, or when the
         client is gone; the application learns of that from `receive`."""
@@ -222,7 +229,7 @@ class GuardedServer(TCPServer):
             except BlockingIOError:
                 sent = 0
             except OSError:
-                await self._lost()
+                self._lost()
                 return
             if sent == len(data):
                 return
@@ -234,7 +241,7 @@ class GuardedServer(TCPServer):
                 self.abort()  # a part of a chunk may be out
                 raise
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._lost()
+                self._lost()
 
     async def _push_rest(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -265,7 +272,7 @@ class GuardedServer(TCPServer):
             if unsent is not None and still_unsent is not None and still_unsent < unsent:
                 unsent, progress_at = still_unsent, now
             elif now >= given_up_at:
-                await self._stall()
+                self._stall()
                 return False
 
     async def _push_tls(self, data: bytes) -> None:
@@ -273,14 +280,14 @@ class GuardedServer(TCPServer):
             with trio.move_on_after(self.guard.stall) as patience:
                 await self.stream.send_all(data[start : start + _TLS_SLICE])
             if patience.cancelled_caught:
-                await self._stall()
+                self._stall()
                 return
 
-    async def _stall(self) -> None:
+    def _stall(self) -> None:
         self.stalled = True
         self.abort()
-        await self.protocol.handle(Closed())
+        self.protocol.closed()
 
-    async def _lost(self) -> None:
+    def _lost(self) -> None:
         self._break()
-        await self.protocol.handle(Closed())
+        self.protocol.closed()

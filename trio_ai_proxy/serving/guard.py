@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from email.utils import formatdate
+from time import time
 from typing import TYPE_CHECKING, Literal
 
 import trio
@@ -45,6 +47,8 @@ class Guard:
     draining: bool = False
     context: WorkerContext | None = None
     context_seen: trio.Event = field(default_factory=trio.Event)
+    _date: bytes = b""
+    _date_at: int = -1
 
     def opened(self, connection: GuardedServer) -> None:
         """A connection begins. The first one shows us the worker that serves it, and so how to learn of its shutdown."""
@@ -56,6 +60,14 @@ class Guard:
     def closed(self, connection: GuardedServer) -> None:
         """A connection has ended."""
         self.connections.discard(connection)
+
+    def date_header(self) -> bytes:
+        """The header that says when, made once a second."""
+        now = int(time())
+        if now != self._date_at:
+            self._date_at = now
+            self._date = b"date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
+        return self._date
 
     def drain(self) -> None:
         """No connection is kept for another request: idle ones close now, the others after their answer."""

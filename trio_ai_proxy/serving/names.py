@@ -11,34 +11,15 @@ from importlib.metadata import version
 from typing import Any
 
 import hypercorn.trio.run
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
 # class → the methods that are overridden or called, with their parameters
 _METHODS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (TCPServer, "__init__", ("self", "app", "config", "context", "state", "stream")),
+    (TCPServer, "__await__", ("self",)),
     (TCPServer, "run", ("self",)),
-    (TCPServer, "protocol_send", ("self", "event")),
-    (
-        H11Protocol,
-        "__init__",
-        ("self", "app", "config", "context", "task_group", "connection_state", "ssl", "client", "server", "send"),
-    ),
-    (H11Protocol, "handle", ("self", "event")),
-    (H11Protocol, "_handle_events", ("self",)),
-    (H11Protocol, "_maybe_recycle", ("self",)),
-    (H11Protocol, "_create_stream", ("self", "request")),
-    (
-        HTTPStream,
-        "__init__",
-        ("self", "app", "config", "context", "task_group", "ssl", "client", "server", "send", "stream_id"),
-    ),
-    (HTTPStream, "handle", ("self", "event")),
-    (HTTPStream, "app_send", ("self", "message")),
     (Lifespan, "asgi_receive", ("self",)),
     (WorkerContext, "mark_request", ("self",)),
 )
@@ -57,8 +38,6 @@ def check_names() -> None:
             missing.append(f"{owner.__module__}.{owner.__qualname__}.{name}({', '.join(parameters)})")
     if getattr(hypercorn.trio.run, "TCPServer", None) is None:
         missing.append("hypercorn.trio.run.TCPServer")
-    if not hasattr(TaskGroup(), "_nursery"):
-        missing.append("hypercorn.trio.task_group.TaskGroup._nursery")
     if missing:
         found = version("hypercorn")
         raise UnknownHypercorn(

@@ -1,150 +1,231 @@
 """One request and its answer: ASGI on one side, bytes on the other.
 
-Subclassed from Hypercorn's stream for three reasons. The request body is a queue that never blocks the connection's
-reader, so that a departure is always seen. A body message goes to the socket as framed bytes in one send. What the
-application does wrong, up to a `BaseException` of a library that panics, ends this request and nothing else.
+The request body is a queue that never blocks the connection's reader, so that a departure is always seen. A body message
+goes to the socket as framed bytes in one send, the head together with the first, the end with the last. What the application
+does wrong, up to a `BaseException` of a library that panics, ends this request and nothing else.
+
+An application that knows of it can do without a task that waits on `receive`: `scope["extensions"]["trio_ai_proxy.request"]`
+is this object, and `on_departure` is called when the client has gone.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from time import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-import h11
 import trio
-from hypercorn.protocol.events import Body, EndBody, Event, Request, StreamClosed
-from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
-from hypercorn.utils import UnexpectedMessageError, build_and_validate_headers, suppress_body
-from typing_extensions import override
+from hypercorn.protocol.http_stream import ASGIHTTPState
+from hypercorn.utils import UnexpectedMessageError, suppress_body
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_ai_proxy.serving.connection import GuardedServer
-    from trio_ai_proxy.serving.protocol import GuardedH11
+    from trio_ai_proxy.serving.protocol import Protocol
 
 _NO_BYTES = b""
 
 
-class GuardedStream(HTTPStream):
-    """A request. `tcp` and `protocol` are the connection that it came by."""
+class Request:
+    """A request as it is read. Its body waits here until somebody takes it."""
 
-    def __init__(self, tcp: GuardedServer, protocol: GuardedH11) -> None:
-        super().__init__(
-            protocol.app, protocol.config, protocol.context, protocol.task_group, protocol.ssl, protocol.client,
-            protocol.server, protocol.stream_send, 1,
-        )  # fmt: skip
+    __slots__ = (
+        "_listener", "arrived", "awaits_continue", "body", "has_head", "headers", "is_complete", "keep_alive", "method",
+        "target", "unread_bytes", "version",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.method = ""
+        self.target = b""
+        self.version = ""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.has_head = False
+        self.keep_alive = True
+        self.awaits_continue = False
+        self.is_complete = False
+        self.body: deque[bytes] = deque()
+        self.unread_bytes = 0
+        self.arrived: trio.Event | None = None
+        self._listener: Callable[[bytes, bool], None] | None = None
+
+    def feed(self, data: bytes) -> None:
+        """More of the body."""
+        if self._listener is not None:
+            self._listener(data, False)
+            return
+        self.body.append(data)
+        self.unread_bytes += len(data)
+        self.wake()
+
+    def complete(self) -> None:
+        """The body's last byte has been read."""
+        self.is_complete = True
+        if self._listener is not None:
+            self._listener(b"", True)
+        self.wake()
+
+    def listen(self, listener: Callable[[bytes, bool], None]) -> None:
+        """Hand the body to `listener` from now on, what waits here first."""
+        for data in self.body:
+            listener(data, False)
+        self.body.clear()
+        self.unread_bytes = 0
+        if self.is_complete:
+            listener(b"", True)
+        else:
+            self._listener = listener
+
+    def wake(self) -> None:
+        """Something has happened to it."""
+        if self.arrived is not None:
+            self.arrived.set()
+
+
+class GuardedStream:
+    """The answer to `request`. `tcp` and `protocol` are the connection that it came by."""
+
+    __slots__ = (
+        "_chunked", "_head", "_left", "_said_end", "_silent", "closed", "on_departure", "protocol", "request", "scope",
+        "state", "tcp",
+    )  # fmt: skip
+
+    def __init__(self, tcp: GuardedServer, protocol: Protocol, request: Request) -> None:
         self.tcp = tcp
         self.protocol = protocol
-        self.unread_bytes = 0
-        self._messages: deque[dict[str, Any]] = deque()
-        self._arrived: trio.Event | None = None
+        self.request = request
+        self.closed = False
+        self.state = ASGIHTTPState.REQUEST
+        self.on_departure: Callable[[], None] | None = None
+        self._said_end = False  # the application has been given the end of the body
         self._head = _NO_BYTES
         self._chunked = False
-        self._counted = False  # a content-length was told: h11 keeps the count
+        self._left: int | None = None  # of the content-length that the application told
         self._silent = False  # HEAD, 204, 304: no body whatever the application sends
 
-    # -- from the connection ------------------------------------------------------------------------------------------
-
-    @override
-    async def handle(self, event: Event) -> None:
-        if self.closed:
-            return
-        kind = type(event)
-        if kind is Body:
-            data = bytes(event.data)  # type: ignore[attr-defined]  # Body has it; `kind is` does not narrow
-            self.unread_bytes += len(data)
-            self._put({"type": "http.request", "body": data, "more_body": True})
-        elif kind is EndBody:
-            self._put({"type": "http.request", "body": b"", "more_body": False})
-        elif kind is StreamClosed:
-            self.closed = True
-            self._put({"type": "http.disconnect"})
-        elif isinstance(event, Request):
-            self._start(event)
-
-    def _start(self, event: Request) -> None:
-        path, _, query = event.raw_path.partition(b"?")
-        self.start_time = time()
-        self.scope = {
+    def start(self) -> None:
+        """Begin to serve it."""
+        request, tcp = self.request, self.tcp
+        path, _, query = request.target.partition(b"?")
+        self.scope: dict[str, Any] = {
             "type": "http",
-            "http_version": event.http_version,
+            "http_version": request.version,
             "asgi": {"spec_version": "2.1", "version": "3.0"},
-            "method": event.method,
-            "scheme": self.scheme,
-            "path": unquote(path.decode("ascii")),
+            "method": request.method,
+            "scheme": tcp.scheme,
+            "path": unquote(path.decode("latin-1")),
             "raw_path": path,
             "query_string": query,
-            "root_path": self.config.root_path,
-            "headers": event.headers,
-            "client": self.client,
-            "server": self.server,
-            "state": event.state,
-            "extensions": {"trio_ai_proxy.connection": self.tcp},  # type: ignore[dict-item]  # ASGI allows any value
+            "root_path": tcp.config.root_path,
+            "headers": request.headers,
+            "client": tcp.client,
+            "server": tcp.server,
+            "state": tcp.state,
+            "extensions": {"trio_ai_proxy.request": self},
         }
-        nursery = self.task_group._nursery  # type: ignore[attr-defined]  # noqa: SLF001  # checked in names.py
-        nursery.start_soon(self._run)
+        tcp.nursery.start_soon(self._run)
 
-    def _put(self, message: dict[str, Any]) -> None:
-        self._messages.append(message)
-        if self._arrived is not None:
-            self._arrived.set()
+    @property
+    def stalled(self) -> bool:
+        """Whether the client is gone because it stopped reading."""
+        return self.tcp.stalled
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the answer has begun."""
+        return self.state is not ASGIHTTPState.REQUEST
+
+    def client_left(self) -> None:
+        """The client has gone, and nobody reads what is sent from now on."""
+        self.closed = True
+        self.request.wake()
+        if self.on_departure is not None:
+            self.on_departure()
+
+    async def subscribe(self, on_body: Callable[[bytes, bool], None], on_departure: Callable[[], None]) -> None:
+        """Have the body (piece, whether it is the last) and the departure of the client told as they happen, in place of
+        `receive`. Both are called at once for what has happened already; neither may wait."""
+        if self.request.awaits_continue and not self.closed:
+            await self.protocol.send_continue(self.request)
+        self.on_departure = on_departure
+        self.request.listen(on_body)
+        if self.closed:
+            on_departure()
 
     # -- the application ----------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         try:
-            await self.app(self.scope, self.receive, self.app_send, trio.to_thread.run_sync, trio.from_thread.run)  # type: ignore[arg-type]
+            await self.tcp.app(self.scope, self.receive, self.send, trio.to_thread.run_sync, trio.from_thread.run)  # type: ignore[arg-type]
         except BaseException as error:  # noqa: BLE001, ASYNC103  # what must go on upwards is raised again
             rest = self.tcp.contain(error, "application failed")
             if rest is not None:
                 raise rest from None  # noqa: ASYNC104  # this is the cancellation
-        await self.app_send(None)
+        if self.closed:
+            return
+        if self.state is ASGIHTTPState.REQUEST:
+            self._close_quietly()
+            await self.protocol.refuse(500, "internal_error", "The request could not be handled.")
+            return
+        # An answer that the application left unfinished is cut, so that nobody takes it for whole.
+        self._close_quietly()
+        self.protocol.answered(self.request, cut=True)
 
     async def receive(self) -> dict[str, Any]:
         """ASGI's `receive`. After the body it waits until the client has gone, or until the answer is complete."""
-        if self.protocol.connection.they_are_waiting_for_100_continue and not self.closed:
-            await self.protocol.send_continue()
-        while not self._messages:
+        request = self.request
+        if request.awaits_continue and not self.closed:
+            await self.protocol.send_continue(request)
+        while True:
+            if request.body:
+                data = request.body.popleft() if len(request.body) == 1 else b"".join(request.body)
+                request.body.clear()
+                request.unread_bytes = 0
+                self.tcp.resume_reading()
+                self._said_end = request.is_complete
+                return {"type": "http.request", "body": data, "more_body": not request.is_complete}
+            if request.is_complete and not self._said_end:
+                self._said_end = True
+                return {"type": "http.request", "body": b"", "more_body": False}
             if self.closed:
                 return {"type": "http.disconnect"}
-            self._arrived = trio.Event()
-            await self._arrived.wait()
-            self._arrived = None
-        message = self._messages.popleft()
-        if message["type"] == "http.request":
-            self.unread_bytes -= len(message["body"])
-            self.tcp.resume_reading()
-        return message
+            request.arrived = trio.Event()
+            await request.arrived.wait()
+            request.arrived = None
 
-    @override
-    async def app_send(self, message: Any) -> None:
-        if message is None:
-            await self._application_ended()
-            return
+    async def send(self, message: Any) -> None:
+        """ASGI's `send`."""
         kind = message["type"]
         if kind == "http.response.body" and self.state is ASGIHTTPState.RESPONSE:
             await self._send_body(message.get("body", _NO_BYTES), more=message.get("more_body", False))
         elif kind == "http.response.start" and self.state is ASGIHTTPState.REQUEST:
-            self._start_response(message)
+            self._start_response(int(message["status"]), message.get("headers", ()))
         else:
             raise UnexpectedMessageError(self.state, kind)
 
-    def _start_response(self, message: Any) -> None:
+    def _start_response(self, status: int, given: Any) -> None:
         """Prepare the head; it leaves together with the first bytes of the body, in one segment."""
-        self.response = message
         self.state = ASGIHTTPState.RESPONSE
         if self.closed:
             return
-        status = int(message["status"])
-        headers = build_and_validate_headers(message.get("headers", ()))
-        names = {name.lower() for name, _ in headers}
-        self._silent = suppress_body(self.scope["method"], status)
-        self._counted = b"content-length" in names
-        self._chunked = not self._counted and self.scope["http_version"] == "1.1"
-        headers += self.protocol.closing_headers(names)
-        headers += self.config.response_headers("h11")
-        self._head = self.protocol.encode(h11.Response(status_code=status, headers=headers))
+        headers: list[tuple[bytes, bytes]] = []
+        length: int | None = None
+        for name, value in given:
+            if b"\n" in value or b"\r" in value or b"\0" in value or b"\n" in name:
+                raise ValueError(f"the response header {name!r} holds a control character")
+            if name == b"content-length":
+                length = int(value)
+            headers.append((name, value))
+        request = self.request
+        self._silent = suppress_body(request.method, status)
+        self._left = length
+        self._chunked = length is None and request.version == "1.1" and not self._silent
+        if self._chunked:
+            headers.append((b"transfer-encoding", b"chunked"))
+        # Without a length or chunks, the end of the body is the end of the connection.
+        if length is None and not self._chunked and not self._silent:
+            request.keep_alive = False
+        self._head = self.protocol.head(status, headers, last=self.protocol.is_last(request))
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:
         if self.closed:
@@ -155,30 +236,27 @@ class GuardedStream(HTTPStream):
         out, self._head = self._head, _NO_BYTES
         if data and not self._silent:
             if self._chunked:
-                out += b"%x\r\n%b\r\n" % (len(data), data)
-            elif self._counted:
-                out += self.protocol.encode(h11.Data(data=data))
+                out = b"%b%x\r\n%b\r\n" % (out, len(data), data)
             else:
                 out += data
+                if self._left is not None:
+                    self._left -= len(data)
+                    if self._left < 0:
+                        raise ValueError("the application sends more than it said")
         if more:
             if out:
                 await self.tcp.push(out)
             return
+        if self._chunked:
+            out += b"0\r\n\r\n"
         self.state = ASGIHTTPState.CLOSED
-        out += self.protocol.encode(h11.EndOfMessage())
+        short = bool(self._left) and not self._silent
         if out:
             await self.tcp.push(out)
-        await self._close()
+        if not self.closed:
+            self._close_quietly()
+            self.protocol.answered(self.request, cut=short)
 
-    async def _application_ended(self) -> None:
-        if self.closed:
-            return
-        if self.state is ASGIHTTPState.REQUEST:
-            await self.protocol.refuse(500, "internal_error", "The request could not be handled.")
-        # An answer that the application left unfinished is cut, so that nobody takes it for whole.
-        await self._close(cut=self.state is ASGIHTTPState.RESPONSE)
-
-    async def _close(self, *, cut: bool = False) -> None:
+    def _close_quietly(self) -> None:
         self.closed = True
-        self._put({"type": "http.disconnect"})
-        await self.protocol.answered(cut=cut)
+        self.request.wake()

@@ -25,9 +25,9 @@ from trio_ai_proxy.errors import (
     UpstreamTimeout,
 )
 from trio_ai_proxy.upstream.connection import reason, tls_context
-from trio_ai_proxy.upstream.http1 import PrematureEnd, ResponseFault
+from trio_ai_proxy.upstream.http1 import PrematureEnd, ResponseFault, encode_head, with_body
 from trio_ai_proxy.upstream.resolver import install_resolver
-from trio_ai_proxy.upstream.transport import CLOSE, READ, SENT, TrioTransport
+from trio_ai_proxy.upstream.transport import CLOSE, READ, SENT, TrioTransport, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from trio_ai_proxy.providers.base import UpstreamRequest
     from trio_ai_proxy.settings import ProviderSettings
+    from trio_ai_proxy.upstream.connection import Origin
+    from trio_ai_proxy.upstream.transport import Link
 
 HTTPX_ERRORS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, httpx.CookieConflict)
 """The roots of everything that httpx raises. `InvalidURL`, the stream errors and `CookieConflict` are no
@@ -56,6 +58,7 @@ class UpstreamClient:
         """`transport` goes before what the settings say. Raises `ConfigError` where they cannot be had."""
         self.name = settings.name
         self.transport = transport if transport is not None else _transport(settings)
+        self._prepared: dict[tuple[object, ...], tuple[Origin, bytes]] = {}
 
     @property
     def open_connections(self) -> int | None:
@@ -73,9 +76,14 @@ class UpstreamClient:
 
         Raises `UpstreamTimeout` ("connect"), `UpstreamRefused`, `UpstreamProtocolError`.
         """
-        install_resolver()  # the stock transport looks names up in this run too
         began = trio.current_time()
         try:
+            if isinstance(self.transport, TrioTransport):
+                origin, head = self._prepare(request)
+                outgoing_bytes = with_body(head, request.body)
+                link = await self.transport.ask(origin, outgoing_bytes, request.method, connect=connect, sent=sent)
+                return UpstreamResponse.of_link(link, self.name)
+            install_resolver()  # the stock transport looks names up in this run too
             outgoing = httpx.Request(
                 request.method,
                 _parse_url(request.url),
@@ -94,7 +102,16 @@ class UpstreamClient:
         except HTTPX_ERRORS as error:
             waited = trio.current_time() - began
             raise upstream_error(error, self.name, deadline="first_token", waited=waited) from error
-        return UpstreamResponse(response, self.name)
+        return UpstreamResponse.of_httpx(response, self.name)
+
+    def _prepare(self, request: UpstreamRequest) -> tuple[Origin, bytes]:
+        """Where `request` goes, and its head. Both come from the configuration, so there are few, and they are kept."""
+        key = (request.method, request.url, request.headers)
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            url = httpx.URL(request.url)
+            prepared = self._prepared[key] = (origin_of(url), encode_head(request.method, url, _headers(request)))
+        return prepared
 
     async def aclose(self) -> None:
         """Close idle connections. Responses that are still open keep theirs until they are closed."""
@@ -135,17 +152,45 @@ class UpstreamResponse:
     headers  names in lower case; a repeated header's values joined by ", "
     """
 
-    __slots__ = ("_chunks", "_close", "_is_closed", "_provider", "_read", "_stream", "headers", "status")
+    __slots__ = ("_chunks", "_close", "_is_closed", "_link", "_provider", "_read", "_stream", "headers", "status")
 
-    def __init__(self, response: httpx.Response, provider: str) -> None:
-        self.status = response.status_code
-        self.headers: Mapping[str, str] = dict(response.headers)
+    def __init__(self, status: int, headers: Mapping[str, str], provider: str) -> None:
+        self.status = status
+        self.headers = headers
         self._provider = provider
-        self._stream = cast("httpx.AsyncByteStream", response.stream)
+        self._link: Link | None = None
+        self._stream: httpx.AsyncByteStream | None = None
         self._chunks: AsyncIterator[bytes] | None = None
-        self._read: Callable[[], Awaitable[bytes]] = response.extensions.get(READ, self._read_next)
-        self._close: Callable[[], None] | None = response.extensions.get(CLOSE)
+        self._read: Callable[[], Awaitable[bytes]] = self._read_next
+        self._close: Callable[[], None] | None = None
         self._is_closed = False
+
+    @classmethod
+    def of_link(cls, link: Link, provider: str) -> UpstreamResponse:
+        """A response of our own transport."""
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in link.headers:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        response = cls(link.status, headers, provider)
+        response._link = link
+        response._read = link.read
+        response._close = link.close_now
+        return response
+
+    @classmethod
+    def of_httpx(cls, response: httpx.Response, provider: str) -> UpstreamResponse:
+        """A response of any other transport."""
+        made = cls(response.status_code, dict(response.headers), provider)
+        made._stream = cast("httpx.AsyncByteStream", response.stream)
+        made._read = response.extensions.get(READ, made._read_next)
+        made._close = response.extensions.get(CLOSE)
+        return made
+
+    @property
+    def at_end(self) -> bool:
+        """The whole body is known to have been read, without looking further."""
+        return self._link is not None and self._link.at_end
 
     async def read(self) -> bytes:
         """The body bytes of one read; b"" at the end, which is clean as far as HTTP can tell.
@@ -187,12 +232,15 @@ class UpstreamResponse:
             try:
                 if self._chunks is not None:
                     await _unwind(self._chunks)
-                await self._stream.aclose()
+                if self._stream is not None:
+                    await self._stream.aclose()
             except HTTPX_ERRORS:
                 pass  # nothing more is wanted from it
 
     async def _read_next(self) -> bytes:
         if self._chunks is None:
+            if self._stream is None:
+                return b""
             self._chunks = aiter(self._stream)
         async for chunk in self._chunks:
             if chunk:

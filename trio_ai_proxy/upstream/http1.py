@@ -39,28 +39,35 @@ def encode_request(request: httpx.Request) -> bytes:
     Raises `httpx.LocalProtocolError` where a part of it would break the framing (a line end in a header).
     """
     body = request.content
-    target = request.url.raw_path
-    if request.method == "CONNECT" or not _TOKEN(request.method.encode("ascii", "replace")):
+    return with_body(encode_head(request.method, request.url, request.headers.raw), body)
+
+
+def encode_head(method: str, url: httpx.URL, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The request line and the headers, but for the body's length, which `with_body` adds. Raises as `encode_request`."""
+    target = url.raw_path
+    if method == "CONNECT" or not _TOKEN(method.encode("ascii", "replace")):
         raise httpx.LocalProtocolError("this method cannot be sent")
     if not target or _BREAKS_A_TARGET(target):
         raise httpx.LocalProtocolError("a character of the request's path cannot be sent")
-    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), target)]
-    has_length = has_host = False
-    for name, value in request.headers.raw:
+    lines = [b"%s %s HTTP/1.1" % (method.encode("ascii"), target)]
+    has_host = False
+    for name, value in headers:
         if not _TOKEN(name) or _BREAKS_A_LINE(value):
             raise httpx.LocalProtocolError("a character of a request header cannot be sent")
         lowered = name.lower()
-        if lowered == b"transfer-encoding":
-            continue  # the body is whole in memory: it goes out with its length
-        has_length = has_length or lowered == b"content-length"
+        if lowered in (b"transfer-encoding", b"content-length"):
+            continue  # the body is whole in memory: it goes out with its true length
         has_host = has_host or lowered == b"host"
         lines.append(b"%s: %s" % (name, value))
     if not has_host:
-        lines.insert(1, b"Host: " + request.url.netloc)
-    if body and not has_length:
-        lines.append(b"Content-Length: %d" % len(body))
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines) + body
+        lines.insert(1, b"Host: " + url.netloc)
+    lines.append(b"")
+    return b"\r\n".join(lines)
+
+
+def with_body(head: bytes, body: bytes) -> bytes:
+    """The whole request: a head of `encode_head`, its end, and the body."""
+    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body) if body else head + b"\r\n"
 
 
 class ResponseParser:
@@ -108,6 +115,11 @@ class ResponseParser:
                 self.fault.__cause__ = error
         if self._unproductive > MAX_HEAD_BYTES and not self.is_complete:
             self._refuse(f"more than {MAX_HEAD_BYTES} bytes without a byte of body")
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether there is something to `take`."""
+        return bool(self._parts)
 
     def take(self) -> bytes:
         """The body bytes that have come since the last call, as one item; b"" if there are none."""

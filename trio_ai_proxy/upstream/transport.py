@@ -70,23 +70,35 @@ class TrioTransport(httpx.AsyncBaseTransport):
 
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        origin = _origin(request.url)
         await request.aread()
-        message = encode_request(request)
+        seconds = request.extensions.get("timeout", {}).get("connect")
+        connect = math.inf if seconds is None else seconds
         sent = request.extensions.get(SENT)
+        origin = origin_of(request.url)
+        link = await self.ask(origin, encode_request(request), request.method, connect=connect, sent=sent)
+        return link.response()
+
+    async def ask(
+        self, origin: Origin, message: bytes, method: str, *, connect: float, sent: Callable[[], None] | None = None
+    ) -> Link:
+        """Send a whole request to `origin` and wait for the head of its response: what `handle_async_request` does,
+        without httpx's objects around it. `connect` is in seconds; `sent` is called when the request has been handed to a
+        connection. The caller releases the link."""
         connection = self._pool.take(origin, trio.current_time())
         if connection is not None:
-            link = Link(self._pool, request.method, sent)
+            link = Link(self._pool, method, sent)
             try:
-                return await link.ask(connection, message)
+                await link.ask(connection, message)
+                return link
             except (httpx.NetworkError, httpx.RemoteProtocolError):
                 # The provider closed it as we wrote. Before any byte of an answer, and on a connection that had been
                 # idle, this says nothing about the request: it gets one fresh connection. Never a second.
                 if link.has_answered:
                     raise
-        connect = request.extensions.get("timeout", {}).get("connect")
-        connection = await self._connect(origin, math.inf if connect is None else connect)
-        return await Link(self._pool, request.method, sent).ask(connection, message)
+        connection = await self._connect(origin, connect)
+        link = Link(self._pool, method, sent)
+        await link.ask(connection, message)
+        return link
 
     @override
     async def aclose(self) -> None:
@@ -173,7 +185,30 @@ class Link(httpx.AsyncByteStream):
         """Whether a single byte of a response has come."""
         return self._parser.has_answered
 
-    async def ask(self, connection: Connection, message: bytes) -> httpx.Response:
+    @property
+    def status(self) -> int:
+        return self._parser.status
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """As they came."""
+        return self._parser.headers
+
+    @property
+    def at_end(self) -> bool:
+        """The whole response has come, and all of its body has been taken."""
+        return self._parser.is_complete and self._parser.fault is None and not self._parser.has_parts
+
+    def response(self) -> httpx.Response:
+        """This response as httpx knows it."""
+        return httpx.Response(
+            self._parser.status,
+            headers=self._parser.headers,
+            stream=self,
+            extensions={"http_version": b"HTTP/1.1", READ: self.read, CLOSE: self.close_now},
+        )
+
+    async def ask(self, connection: Connection, message: bytes) -> None:
         """Send the request and wait for the head of the final answer. However this fails, the connection is closed."""
         self._connection = connection
         try:
@@ -196,12 +231,6 @@ class Link(httpx.AsyncByteStream):
                 raise parser.fault
             if unsent is not None:
                 parser.is_reusable = False
-            return httpx.Response(
-                parser.status,
-                headers=parser.headers,
-                stream=self,
-                extensions={"http_version": b"HTTP/1.1", READ: self.read, CLOSE: self.close_now},
-            )
         except BaseException:
             self._parser.is_reusable = False
             self.close_now()
@@ -250,7 +279,8 @@ class Link(httpx.AsyncByteStream):
         self.close_now()
 
 
-def _origin(url: httpx.URL) -> Origin:
+def origin_of(url: httpx.URL) -> Origin:
+    """Which connections can carry a request for `url`. Raises `httpx.UnsupportedProtocol`."""
     port = url.port or _DEFAULT_PORTS.get(url.scheme)
     if port is None or not url.host:
         raise httpx.UnsupportedProtocol("only http:// and https:// addresses can be reached")
