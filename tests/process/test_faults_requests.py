@@ -334,7 +334,6 @@ SMUGGLED: dict[str, bytes] = {
     "HTTP/0.9": b"GET /v1/models\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) + b"\r\n\r\n",
     "SMTP": b"EHLO x\r\n\r\n",
-    "two blanks in the request line": lines(HOST, LENGTH, first=b"POST  /v1/chat/completions HTTP/1.1"),
     "a blank in the target": lines(HOST, LENGTH, first=b"POST /v1/chat completions HTTP/1.1"),
     "no method": lines(HOST, LENGTH, first=b" /v1/chat/completions HTTP/1.1"),
     "UTF-8 in the target": lines(HOST, LENGTH, first="POST /v1/chät HTTP/1.1".encode()),
@@ -407,9 +406,9 @@ PATHS: dict[str, tuple[bytes, int]] = {
     "POST of a GET": (b"POST /v1/models HTTP/1.1", 405),
     "DELETE of a model": (b"DELETE /v1/models/scripted HTTP/1.1", 405),
     "GET of a route": (b"GET /my-chat HTTP/1.1", 405),
-    "a method that nobody has": (b"BREW /v1/models HTTP/1.1", 405),
-    "a method in lower case": (b"post /v1/models HTTP/1.1", 405),
-    "a method of 1000 letters": (b"X" * 1000 + b" /v1/models HTTP/1.1", 405),
+    "a method that nobody has": (b"BREW /v1/models HTTP/1.1", 400),
+    "a method in lower case": (b"post /v1/models HTTP/1.1", 400),
+    "a method of 1000 letters": (b"X" * 1000 + b" /v1/models HTTP/1.1", 400),
 }
 
 

@@ -207,6 +207,33 @@ async def test_h2c_can_be_ignored_as_the_specification_allows() -> None:
         assert b"hello" in received
 
 
+async def test_a_body_is_read_though_its_head_asked_to_upgrade() -> None:
+    bodies: list[bytes] = []
+
+    async def take(scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            body += message["body"]
+            if not message["more_body"]:
+                break
+        bodies.append(body)
+        await hello(scope, receive, send)
+
+    async with serving(App(take, h2c="ignore")) as served:
+        head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\ncontent-length: 4\r\n\r\n"
+        received = await served.exchange(head + b"body" + GET_CLOSE)
+        assert received.count(b"hello") == 2
+        async with await served.connect() as client:
+            for piece in (head[:50], head[50:], b"bo", b"dy"):
+                await client.send_all(piece)
+                await trio.sleep(0.02)
+            with trio.fail_after(10):
+                received = await client.receive_some()
+            assert received.endswith(b"hello")
+        assert bodies == [b"body", b"", b"body"]
+
+
 async def test_a_websocket_request_is_an_ordinary_request() -> None:
     app = App(hello)
     async with serving(app) as served:

@@ -60,6 +60,7 @@ class Protocol:
         self._head_bytes = 0
         self._early_bytes = 0
         self._refusal: BadRequest | None = None
+        self._asks_to_leave: Request | None = None  # its head asks to upgrade the connection
         self._deaf = False  # nothing more is read as HTTP on this connection
 
     @property
@@ -84,14 +85,32 @@ class Protocol:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # CONNECT, or a request to upgrade: it is served as what it is, and what follows is not read as HTTP.
-            self._deaf = True
+        except httptools.HttpParserUpgrade as upgrade:
+            await self._stay(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserError as error:
             await self._fail(self._refusal or _explain(error))
             return
         if (self._request is None or not self._request.has_head) and self._head_bytes > self.tcp.guard.max_head_bytes:
             await self._fail(BadRequest(*_HEAD_TOO_LARGE))
+
+    async def _stay(self, rest: bytes | bytearray) -> None:
+        """The client asks to speak something else from here on, and llhttp gives way: it ends the request at its head.
+        Such a wish may be ignored (RFC 9110 section 7.8), so the request is read again, without it. After CONNECT
+        there is nothing more to read."""
+        request, self._asks_to_leave = self._asks_to_leave, None
+        if request is None:
+            self._deaf = True
+            return
+        lines = [b"%b %b HTTP/%b" % (request.method.encode("ascii"), request.target, request.version.encode("ascii"))]
+        for name, value in request.headers:
+            if name == b"connection":
+                lines += [b"connection: close"] if b"close" in value.lower() else []
+            elif name != b"upgrade":
+                lines.append(b"%b: %b" % (name, value))
+        self._parser = httptools.HttpRequestParser(self)
+        self._request = None
+        await self.receive(b"\r\n".join([*lines, b"", bytes(rest)]))
 
     def closed(self) -> None:
         """Nothing more comes: the client is gone."""
@@ -123,6 +142,10 @@ class Protocol:
         except BadRequest as error:
             self._refusal = error
             raise
+        if self._parser.should_upgrade() and request.method != "CONNECT":
+            self._asks_to_leave = request
+            self._request = None
+            return
         request.has_head = True
         request.keep_alive = self._parser.should_keep_alive()
         self._head_bytes = 0
@@ -151,10 +174,16 @@ class Protocol:
             )
         size = len(request.target)
         hosts = 0
+        coded = False
         for name, value in request.headers:
             size += len(name) + len(value) + 4
             if name == b"host":
                 hosts += 1
+            elif name == b"transfer-encoding":
+                # llhttp takes others before a last `chunked`, and two parsers may not agree on which is the last.
+                if value.strip().lower() != b"chunked" or coded or request.version == "1.0":
+                    raise BadRequest(400, "bad_request", "The only transfer encoding that is understood is `chunked`.")
+                coded = True
             elif name == b"expect":
                 request.awaits_continue = value.strip().lower() == b"100-continue" and request.version == "1.1"
             elif name == b"upgrade" and value.strip().lower().startswith(b"h2c") and self.tcp.guard.h2c == "refuse":
