@@ -17,6 +17,7 @@ STANDARD_ERROR = 2
 
 # One write at a time: enough to empty a full queue in a few turns, little enough to lose when a write fails.
 BATCH_BYTES = 2**20
+PAUSE = 0.02  # seconds between two batches; what comes meanwhile goes with the next
 
 # How long the thread waits for a pipe that somebody else made non-blocking, before it gives the batch up.
 PIPE_PATIENCE_MS = 1000
@@ -78,6 +79,7 @@ class LineSink:
                 if not self._lines:
                     await self._wake.wait()
                 await self._write_in_thread()
+                await trio.sleep(PAUSE)  # a thread a line would cost more than the line
         finally:
             self._token = None
             self._progress.unpark_all()
