@@ -71,7 +71,7 @@ def test_a_secret_is_masked_wherever_it_stands(capfd: pytest.CaptureFixture[str]
         raise ValueError(f"bad key {KEY}")
     except ValueError as error:
         logger.error("bug", exc_info=error)
-    logging.getLogger("some.library").warning("sent %s", KEY)
+    logging.getLogger("some.package").warning("sent %s", KEY)
     shown = capfd.readouterr().err
     assert "planted" not in shown
     first, _, third, bug, _ = [json.loads(line) for line in shown.splitlines()]
@@ -120,21 +120,21 @@ def test_an_error_is_shown_with_its_traceback(capfd: pytest.CaptureFixture[str])
 def test_what_libraries_log_becomes_lines_like_ours_from_warning_on(capfd: pytest.CaptureFixture[str]) -> None:
     configure_logging(None)
     configure_logging(None)
-    library = logging.getLogger("some.library")
+    library = logging.getLogger("some.package")
     library.info("chatter")
     library.warning("%d of %d", 1, 2)
     library.log(35, "between")
     library.critical("worst")
     got = [(line["level"], line["event"], line["logger"]) for line in lines(capfd)]
     assert got == [
-        ("warning", "1 of 2", "some.library"),
-        ("warning", "between", "some.library"),
-        ("error", "worst", "some.library"),
+        ("warning", "1 of 2", "some.package"),
+        ("warning", "between", "some.package"),
+        ("error", "worst", "some.package"),
     ]
 
 
 def test_a_library_with_a_wrong_format_string_is_still_heard(capfd: pytest.CaptureFixture[str]) -> None:
-    library = logging.getLogger("some.other.library")
+    library = logging.getLogger("some.other.package")
     library.propagate = False  # the handler of pytest would raise the library's error
     library.addHandler(log._bridge)
     library.warning("%d", "text")
