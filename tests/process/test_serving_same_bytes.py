@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypercorn.trio.run
 import pytest
@@ -19,6 +18,9 @@ from trio_ai_proxy.serving.connection import GuardedServer
 from trio_ai_proxy.serving.listener import open_listener
 from trio_ai_proxy.testing import RawClient, Script, ScriptedTransport, Step, openai_answer, openai_error, openai_stream
 from trio_ai_proxy.testing.in_memory import scripted_settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 CUT = Script(
     steps=lambda: iter([*list(openai_stream(["Hello", ", "]).steps())[:3], Step(0, b'data: {"choi')]), ending="cut"
