@@ -24,7 +24,7 @@ from trio_ai_proxy.accounting.tokens import Tokenizers, load_encoding
 from trio_ai_proxy.dialects.table import with_options
 from trio_ai_proxy.endpoints.admin import AdminPort
 from trio_ai_proxy.endpoints.data import DataPort
-from trio_ai_proxy.errors import Forbidden, Interrupted, InvalidRequest
+from trio_ai_proxy.errors import ConfigError, Forbidden, Interrupted, InvalidRequest
 from trio_ai_proxy.guards.auth import Keyring
 from trio_ai_proxy.guards.slots import Slots
 from trio_ai_proxy.providers.table import KINDS, build_provider
@@ -170,8 +170,12 @@ class Gateway:
                     self.tokenizers.install(name, encoding)
                     continue
                 except Exception as error:  # noqa: BLE001  # whatever a download or a file can do; the stream goes on
-                    reason = f"{type(error).__name__}: {error}"[:300]
-            self._log.warning("token encoding missing, counts are estimates", encoding=name, reason=reason)
+                    said = error.message if isinstance(error, ConfigError) else ""
+                    reason = f"{type(error).__name__} {said}"[:300].strip()
+            self._log.warning(
+                "token encoding missing, counts are estimates",
+                encoding=name, reason=reason, help="trio-ai-proxy tokens install, or docs/tokens.md",
+            )  # fmt: skip
 
     def _target_models(self) -> set[str]:
         return {target.model for model in self.settings.models.values() for target in model.targets}

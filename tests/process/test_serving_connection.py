@@ -207,6 +207,24 @@ async def test_h2c_can_be_ignored_as_the_specification_allows() -> None:
         assert b"hello" in received
 
 
+@pytest.mark.parametrize("piece", [b"x: " + b"y" * 200_000 + b"\r\n", b"a: b\r\n" * 40_000])
+async def test_trailers_are_bounded_and_are_no_headers(piece: bytes) -> None:
+    seen: list[Any] = []
+
+    async def take(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        seen.append(scope["headers"])
+        await hello(scope, receive, send)
+
+    head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    async with serving(App(take)) as served:
+        assert b"hello" in await served.exchange(head + b"authorization: x\r\n\r\n")
+        assert [name for name, _ in seen[0]] == [b"host", b"connection", b"transfer-encoding"]
+        received = await served.exchange(head + piece)
+        assert received.startswith(b"HTTP/1.1 431")
+
+
 async def test_a_body_is_read_though_its_head_asked_to_upgrade() -> None:
     bodies: list[bytes] = []
 

@@ -81,8 +81,7 @@ class Protocol:
                 self._deaf = True
                 self._waiting.clear()
                 return
-        if self._request is None or not self._request.has_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -91,7 +90,8 @@ class Protocol:
         except httptools.HttpParserError as error:
             await self._fail(self._refusal or _explain(error))
             return
-        if (self._request is None or not self._request.has_head) and self._head_bytes > self.tcp.guard.max_head_bytes:
+        # Heads, and with chunks trailers and extensions: whatever is neither a body nor its end.
+        if self._request is not None and self._head_bytes > self.tcp.guard.max_head_bytes:
             await self._fail(BadRequest(*_HEAD_TOO_LARGE))
 
     async def _stay(self, rest: bytes | bytearray) -> None:
@@ -130,7 +130,7 @@ class Protocol:
             self._request.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._request is not None:
+        if self._request is not None and not self._request.has_head:  # else it is a trailer
             self._request.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -156,10 +156,12 @@ class Protocol:
             self._waiting.append(request)
 
     def on_body(self, data: bytes) -> None:
+        self._head_bytes = 0
         if self._request is not None:
             self._request.feed(data)
 
     def on_message_complete(self) -> None:
+        self._head_bytes = 0
         request, self._request = self._request, None
         if request is not None:
             request.complete()
