@@ -96,7 +96,9 @@ def lines(title: str, across: str, panels: Sequence[tuple[str, Curves]], labels:
             parts.append(f'<text x="{left + 48}" y="{y + 4:.1f}" class="faint end">{number(line)}</text>')
         for mark, x in x_of.items():
             parts.append(f'<text x="{x:.1f}" y="{top + tall - 50}" class="faint middle">{number(mark)}</text>')
-        parts.append(f'<text x="{left + wide / 2 + 5}" y="{top + tall - 34}" class="faint middle">{escape(across)}</text>')
+        parts.append(
+            f'<text x="{left + wide / 2 + 5}" y="{top + tall - 34}" class="faint middle">{escape(across)}</text>'
+        )
         for target, curve in curves.items():
             drawn[target] = None
             places = [(x_of[x], y_of(y)) for x, y in curve if y > 0]

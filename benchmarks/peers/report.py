@@ -100,8 +100,10 @@ def _costs(medians: Medians) -> str:
     table = _table(["CPU (× nginx)", *(label for _, label in COSTS)], rows)
     rates = [[LABELS[name], *(_cell(medians[name], figure) for figure in ("short_a_second", "json_a_second", "burst_chunks_a_second"))]
              for name in _present(medians)]  # fmt: skip
-    return table + "\nWhat one core did a second, 32 in flight:\n\n" + _table(
-        ["", "short streams", "JSON requests", "chunks in bursts"], rates
+    return (
+        table
+        + "\nWhat one core did a second, 32 in flight:\n\n"
+        + _table(["", "short streams", "JSON requests", "chunks in bursts"], rates)
     )
 
 
@@ -111,12 +113,23 @@ def _present(medians: Medians, *, plain: bool = True, direct: bool = False) -> l
 
 def _latency(medians: Medians) -> str:
     parts = []
-    for kind, said in (("ttft", "Time to the first token"), ("delay", "Delay of a chunk, provider's write to client's read")):
+    for kind, said in (
+        ("ttft", "Time to the first token"),
+        ("delay", "Delay of a chunk, provider's write to client's read"),
+    ):
         rows = [
-            [LABELS[name], *(f"{_cell(medians[name], f'{kind}_{n}_p50_ms')} / {_cell(medians[name], f'{kind}_{n}_p99_ms')}" for n in STREAMS)]
+            [
+                LABELS[name],
+                *(
+                    f"{_cell(medians[name], f'{kind}_{n}_p50_ms')} / {_cell(medians[name], f'{kind}_{n}_p99_ms')}"
+                    for n in STREAMS
+                ),
+            ]
             for name in _present(medians, plain=False, direct=True)
         ]
-        parts.append(f"{said}, ms, p50 / p99:\n\n" + _table(["", *(f"{n} stream{'s' * (n > 1)}" for n in STREAMS)], rows))
+        parts.append(
+            f"{said}, ms, p50 / p99:\n\n" + _table(["", *(f"{n} stream{'s' * (n > 1)}" for n in STREAMS)], rows)
+        )
     return "\n".join(parts)
 
 
@@ -127,13 +140,27 @@ def _leaving(medians: Medians) -> str:
         for kind in ("idle", "loaded"):
             seen = medians[name].get(f"leave_{kind}_seen", 0)
             p50, p99 = (_cell(medians[name], f"leave_{kind}_{each}_ms") for each in ("p50", "p99"))
-            cells.append(f"{p50} / {p99}" if seen > 0.995 else f"{p50} / {p99}; {seen:.0%} within 2 s" if seen else "none within 2 s")
+            cells.append(
+                f"{p50} / {p99}"
+                if seen > 0.995
+                else f"{p50} / {p99}; {seen:.0%} within 2 s"
+                if seen
+                else "none within 2 s"
+            )
         rows.append([LABELS[name], *cells])
     return _table(["p50 / p99, ms", "one stream at a time", "50 streams × 50 chunks/s"], rows)
 
 
 def _held(medians: Medians) -> str:
-    head = ["streams", "", "CPU to open (s)", "TTFT p99 (ms)", "KiB a stream", "share of a core, held", "mass close seen, p50 (ms)"]
+    head = [
+        "streams",
+        "",
+        "CPU to open (s)",
+        "TTFT p99 (ms)",
+        "KiB a stream",
+        "share of a core, held",
+        "mass close seen, p50 (ms)",
+    ]
     rows = []
     for streams in HELD:
         for name in _present(medians, plain=False):
@@ -152,8 +179,22 @@ def _standing(medians: Medians) -> str:
     rows = []
     for name in _present(medians):
         figures = medians[name]
-        clean = "–" if "clean" not in figures else f"≥ {RUNGS[-1]}" if figures["clean"] == RUNGS[-1] else number(figures["clean"])
-        rows.append([LABELS[name], clean, _cell(figures, "idle_mib"), _cell(figures, "idle_rss_mib"), number(figures.get("faults", 0))])
+        clean = (
+            "–"
+            if "clean" not in figures
+            else f"≥ {RUNGS[-1]}"
+            if figures["clean"] == RUNGS[-1]
+            else number(figures["clean"])
+        )
+        rows.append(
+            [
+                LABELS[name],
+                clean,
+                _cell(figures, "idle_mib"),
+                _cell(figures, "idle_rss_mib"),
+                number(figures.get("faults", 0)),
+            ]
+        )
     return _table(["", "clean streams on one core", "idle, PSS (MiB)", "idle, RSS (MiB)", "faults"], rows)
 
 
@@ -166,7 +207,11 @@ def _pair(medians: Medians) -> str:
         for name, label in (("short", "short streams"), ("burst", "chunks in bursts"))
     ]
     memory = f"Memory of the two: PSS {number(pair['pss_mib'])} MiB, RSS {number(pair['rss_mib'])} MiB.\n"
-    return _table(["", "one: CPU µs each", "one: a second", "two: CPU µs each", "two: a second, together"], rows) + "\n" + memory
+    return (
+        _table(["", "one: CPU µs each", "one: a second", "two: CPU µs each", "two: a second, together"], rows)
+        + "\n"
+        + memory
+    )
 
 
 def _wants(medians: Medians) -> str:
@@ -236,7 +281,10 @@ def write(folder: Path, medians: Medians, machine: dict[str, Any]) -> None:
         ("The run", _machine(machine)),
         ("Cost", _costs(medians) + plot("costs", "CPU per unit of work")),
         ("Latency", _latency(medians) + plot("latency", "Latency by number of streams")),
-        ("A client leaves", "From the client's `close()` to the provider's seeing its connection closed:\n\n" + _leaving(medians)),
+        (
+            "A client leaves",
+            "From the client's `close()` to the provider's seeing its connection closed:\n\n" + _leaving(medians),
+        ),
         ("Many open streams", _held(medians) + plot("open", "Opening many streams")),
         ("Clean streams, memory", _standing(medians) + plot("standing", "Clean streams and idle memory")),
         ("Two processes, a core each", _pair(medians)),

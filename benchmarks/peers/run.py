@@ -50,13 +50,17 @@ class Run:
         named = set(filter(None, options.only.split(",")))
         known = {target.name for target in TARGETS}
         if unknown := named - known - set(WORKLOADS):
-            raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join((*sorted(known), *WORKLOADS))}")
+            raise SystemExit(
+                f"unknown: {', '.join(sorted(unknown))}; there are {', '.join((*sorted(known), *WORKLOADS))}"
+            )
         usual = {"nginx", "gateway"} if self.quick else known
         self.workloads = named & set(WORKLOADS) or (set(WORKLOADS[:3]) if self.quick else set(WORKLOADS))
         self.repetitions = options.repetitions or (1 if self.quick else 5)
         self.versions: dict[str, str] = {}
         self.missing: dict[str, str] = {}
-        self.targets = [target for target in TARGETS if target.name in (named & known or usual) and self._installs(target)]
+        self.targets = [
+            target for target in TARGETS if target.name in (named & known or usual) and self._installs(target)
+        ]
         self.seen: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.folder = Path(tempfile.mkdtemp(prefix="peers-"))
 
@@ -124,7 +128,9 @@ class Run:
         try:
             pause(1.0)
             if not self.quick:
-                self._note(target.name, {"idle_mib": lab.started.kib() / 1024, "idle_rss_mib": lab.started.kib("Rss") / 1024})
+                self._note(
+                    target.name, {"idle_mib": lab.started.kib() / 1024, "idle_rss_mib": lab.started.kib("Rss") / 1024}
+                )
             workloads.warm_up(lab)
             for name, workload in (("costs", workloads.costs), ("latency", workloads.latency)):
                 if name in self.workloads:
@@ -216,9 +222,15 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit code 1 on a gross regression")
     parser.add_argument("--only", default="", metavar="NAMES", help="targets and workloads, with commas between")
     parser.add_argument("--repetitions", type=int, help="5; with --quick 1")
-    parser.add_argument("--cache", default=str(Path(tempfile.gettempdir()) / "trio-ai-proxy-peers"), help="folder of what is installed")
-    parser.add_argument("--write", metavar="FOLDER", help="where performance.md and its plots go (docs, if the run is a whole one)")
-    parser.add_argument("--rewrite", action="store_true", help="measure nothing; write the last whole run's figures anew")
+    parser.add_argument(
+        "--cache", default=str(Path(tempfile.gettempdir()) / "trio-ai-proxy-peers"), help="folder of what is installed"
+    )
+    parser.add_argument(
+        "--write", metavar="FOLDER", help="where performance.md and its plots go (docs, if the run is a whole one)"
+    )
+    parser.add_argument(
+        "--rewrite", action="store_true", help="measure nothing; write the last whole run's figures anew"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
     kept = Path(options.cache) / "figures.json"

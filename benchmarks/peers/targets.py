@@ -233,7 +233,9 @@ class LiteLLM(Target):
         start = "import sys; from litellm import run_server; sys.exit(run_server())"
         argv = [self._python, "-c", start, "--config", str(config), "--host", "127.0.0.1", "--port", str(place.port),
                 "--num_workers", "1"]  # fmt: skip
-        return Started(argv, core=place.core, listens=place.port, log=place.folder / "litellm.log", env=env, seconds=240)
+        return Started(
+            argv, core=place.core, listens=place.port, log=place.folder / "litellm.log", env=env, seconds=240
+        )
 
 
 TARGETS: tuple[Target, ...] = (Nginx(), Gateway(), PlainGateway(), Portkey(), LiteLLM())

@@ -88,7 +88,9 @@ def latency(lab: Lab) -> Figures:
     for streams in (1, 50) if lab.quick else STREAMS:
         # One stream: short ones, so that there are enough first chunks. Else the openings are spread over the gap, so
         # that no two streams get their chunks together.
-        chunks, rounds, rate = (10, 30, 0.0) if streams == 1 else (50, 3, streams * 1000 / 20 / (3 if streams == 50 else 7))
+        chunks, rounds, rate = (
+            (10, 30, 0.0) if streams == 1 else (50, 3, streams * 1000 / 20 / (3 if streams == 50 else 7))
+        )
         if lab.quick:
             rounds = max(2, rounds // 2)
         lab.provider.set(chunks=chunks, gap_us=5_000 if streams == 1 else 20_000)
@@ -96,7 +98,9 @@ def latency(lab: Lab) -> Figures:
         figures["faults"] += _faults(result)
         for name in ("ttft", "delay"):
             if result[name]:
-                figures[f"{name}_{streams}_p50_ms"], figures[f"{name}_{streams}_p99_ms"] = (us / 1e3 for us in result[name])
+                figures[f"{name}_{streams}_p50_ms"], figures[f"{name}_{streams}_p99_ms"] = (
+                    us / 1e3 for us in result[name]
+                )
         if streams != 1 and result["chunks"]:
             figures[f"lone_{streams}_us"] = cpu / result["chunks"] * 1e6
     return figures
@@ -116,7 +120,10 @@ def departures(lab: Lab) -> Figures:
         took = sorted(max(0, seen[stream] - at) / 1e6 for stream, at in left.items() if stream in seen)
         figures[f"leave_{name}_seen"] = len(took) / max(1, requests)
         if len(took) * 2 > requests:
-            figures[f"leave_{name}_p50_ms"], figures[f"leave_{name}_p99_ms"] = median(took), took[(len(took) - 1) * 99 // 100]
+            figures[f"leave_{name}_p50_ms"], figures[f"leave_{name}_p99_ms"] = (
+                median(took),
+                took[(len(took) - 1) * 99 // 100],
+            )
         figures["faults"] += _faults(result, but=("unfinished", "missing"))
     return figures
 
