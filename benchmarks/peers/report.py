@@ -46,6 +46,10 @@ def _to(figure: str, other: str, *, inverse: bool = False) -> Callable[[Medians]
     return ratio
 
 
+def _added(all_: Medians, figure: str) -> float:
+    return all_[OURS][figure] - all_["direct"][figure]
+
+
 def _own(figure: str, scale: float = 1.0) -> Callable[[Medians], float]:
     return lambda all_: all_[OURS][figure] * scale
 
@@ -59,7 +63,7 @@ WANTS = (
     Want("lone chunk, times cheaper than Portkey", _to("lone_50_us", "portkey", inverse=True), 2, True, "×"),
     Want("chunk in a burst, CPU, to nginx", _to("burst_us", "nginx"), 1.5, unit="×"),
     Want("clean streams on one core", _own("clean"), 192, True),
-    Want("TTFT added, one stream, p50", lambda all_: all_[OURS]["ttft_1_p50_ms"] - all_["direct"]["ttft_1_p50_ms"], 0.6, unit=" ms"),
+    Want("TTFT added, one stream, p50", lambda all_: _added(all_, "ttft_1_p50_ms"), 0.6, unit=" ms"),
     Want("client leaves → upstream closed, idle, p50", _own("leave_idle_p50_ms"), 0.4, unit=" ms"),
     Want("the same, 50 streams, p50", _own("leave_loaded_p50_ms"), 2, unit=" ms"),
     Want("the same, 50 streams, p99", _own("leave_loaded_p99_ms"), 15, unit=" ms"),
@@ -98,8 +102,8 @@ def _costs(medians: Medians) -> str:
                      for figure, _ in COSTS]  # fmt: skip
             rows.append([f"*times cheaper than {SHORT[other]}*", *cells])
     table = _table(["CPU (× nginx)", *(label for _, label in COSTS)], rows)
-    rates = [[LABELS[name], *(_cell(medians[name], figure) for figure in ("short_a_second", "json_a_second", "burst_chunks_a_second"))]
-             for name in _present(medians)]  # fmt: skip
+    rate = ("short_a_second", "json_a_second", "burst_chunks_a_second")
+    rates = [[LABELS[name], *(_cell(medians[name], figure) for figure in rate)] for name in _present(medians)]
     return (
         table
         + "\nWhat one core did a second, 32 in flight:\n\n"
@@ -139,14 +143,9 @@ def _leaving(medians: Medians) -> str:
         cells = []
         for kind in ("idle", "loaded"):
             seen = medians[name].get(f"leave_{kind}_seen", 0)
-            p50, p99 = (_cell(medians[name], f"leave_{kind}_{each}_ms") for each in ("p50", "p99"))
-            cells.append(
-                f"{p50} / {p99}"
-                if seen > 0.995
-                else f"{p50} / {p99}; {seen:.0%} within 2 s"
-                if seen
-                else "none within 2 s"
-            )
+            took = " / ".join(_cell(medians[name], f"leave_{kind}_{each}_ms") for each in ("p50", "p99"))
+            share = "" if seen > 0.995 else f"{seen:.0%} within 2 s"
+            cells.append("; ".join(part for part in (took if seen > 0.5 else "", share) if part))
         rows.append([LABELS[name], *cells])
     return _table(["p50 / p99, ms", "one stream at a time", "50 streams × 50 chunks/s"], rows)
 

@@ -37,7 +37,8 @@ class Target:
 
     name = label = ""
     pace = 1.0
-    is_lazy = False  # so slow to open streams that 500 are enough
+    holds = 3  # how many of the numbers of held streams it is put to
+    is_slow = False  # whether three repetitions of all but the costs are enough
 
     def install(self, cache: Path) -> str:
         """Make it startable; its version. Raises `Unavailable`."""
@@ -128,7 +129,7 @@ class Gateway(Target):
         own = REPOSITORY / ".venv" / "bin" / "python"
         for python in (os.environ.get("GATEWAY_PYTHON"), sys.executable, str(own)):
             if python and Path(python).exists():
-                probe = [python, "-c", "import trio_ai_proxy; print(trio_ai_proxy.__version__)"]
+                probe = [python, "-c", "import trio_ai_proxy.server; print(trio_ai_proxy.__version__)"]
                 done = subprocess.run(probe, capture_output=True, text=True, cwd=REPOSITORY, check=False)
                 if done.returncode == 0:
                     self._python = python
@@ -173,7 +174,8 @@ class PlainGateway(Gateway):
 
 
 class Portkey(Target):
-    name, label, pace, is_lazy = "portkey", "Portkey gateway", 0.3, True
+    name, label, pace = "portkey", "Portkey gateway", 0.3
+    holds = 1
 
     def install(self, cache: Path) -> str:
         folder = cache / "portkey"
@@ -205,7 +207,8 @@ class Portkey(Target):
 
 
 class LiteLLM(Target):
-    name, label, pace, is_lazy = "litellm", "LiteLLM", 0.04, True
+    name, label, pace = "litellm", "LiteLLM", 0.04
+    holds, is_slow = 1, True
 
     def install(self, cache: Path) -> str:
         python = cache / "litellm" / "bin" / "python"

@@ -76,6 +76,10 @@ class Request:
         else:
             self._listener = listener
 
+    def stop_listening(self) -> None:
+        """What still comes is nobody's."""
+        self._listener = None
+
     def wake(self) -> None:
         """Something has happened to it."""
         if self.arrived is not None:
@@ -155,6 +159,16 @@ class GuardedStream:
     # -- the application ----------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        try:
+            await self._serve()
+        finally:
+            # The scope holds this object, and what listens to it holds the exchange: left as circles, all that was made for
+            # a request would wait for the collector.
+            self.scope = {}
+            self.on_departure = None
+            self.request.stop_listening()
+
+    async def _serve(self) -> None:
         try:
             await self.tcp.app(self.scope, self.receive, self.send, trio.to_thread.run_sync, trio.from_thread.run)  # type: ignore[arg-type]
         except BaseException as error:  # noqa: BLE001, ASYNC103  # what must go on upwards is raised again

@@ -14,7 +14,7 @@
 
 typedef struct Peer {
     struct Peer *before, *after; /* in the list of those that wait */
-    uint64_t due;                /* 0: does not wait */
+    uint64_t due, last;          /* of the next chunk (0: does not wait), and of the one before it */
     Bytes in, out;
     size_t gone;                 /* bytes of `out` that are sent */
     uint32_t stream, next, total;
@@ -147,19 +147,25 @@ static bool flush(Peer *peer)
     return true;
 }
 
-/* Write chunks until the next one is not due or the socket is full; false if the other side is gone. */
+/* Write chunks, each at once, until the next one is not due, the socket is full, or others have waited for 32 of ours.
+ * The end goes with the last chunk. False if the other side is gone. */
 static bool play(Peer *peer)
 {
-    while (peer->streams && !peer->blocked && !peer->due) {
-        if (peer->next < peer->total) {
+    for (int turn = 0; peer->streams && !peer->blocked && !peer->due; turn++) {
+        if (turn == 32) {
+            wait_for(peer, nanoseconds());
+            return true;
+        }
+        if (peer->next < peer->total)
             lay_chunk(peer);
-            if (gap)
-                wait_for(peer, nanoseconds() + gap);
-        } else {
+        if (peer->next == peer->total) {
             lay_end(peer);
             peer->streams = false;
             counts.open--;
             counts.finished++;
+        } else if (gap) {
+            wait_for(peer, (peer->last ? peer->last : nanoseconds()) + gap);
+            peer->last = peer->due;
         }
         if (!flush(peer))
             return false;
@@ -232,6 +238,7 @@ static void complete(Peer *peer, const char *body, size_t length)
     peer->reports_usage = asks(body, length, "\"include_usage\"");
     peer->stream = ++last_stream;
     peer->next = 0;
+    peer->last = 0;
     peer->total = chunks;
     counts.open++;
 }
