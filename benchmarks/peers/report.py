@@ -230,8 +230,8 @@ def _machine(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{LABELS[name]} {version}" for name, version in machine["versions"].items() if name != PLAIN)
     before, after = (" ".join(f"{each:.2f}" for each in machine[f"load_{when}"]) for when in ("before", "after"))
     text = (
-        f"Taken {machine['taken']}, in {machine['minutes']:.0f} minutes: {machine['cores']} cores of {machine['processor']}, Linux "
-        f"{machine['kernel']}; {versions}. Medians of {machine['repetitions']} repetitions. Other work on the machine used "
+        f"Taken {machine['taken']}, in {machine['minutes']:.0f} minutes: {machine['cores']} cores of {machine['processor']}, "
+        f"Linux {machine['kernel']}; {versions}. Medians of {machine['repetitions']} repetitions. Other work on the machine used "
         f"{machine['others_cores']:.2f} cores meanwhile (load average before: {before}; after, our own load included: {after}). "
         f"Rank files for exact token counts: {'loaded' if machine['has_ranks'] else 'none'}.\n"
     )

@@ -38,7 +38,7 @@ class Target:
     name = label = ""
     pace = 1.0
     holds = 3  # how many of the numbers of held streams it is put to
-    is_slow = False  # whether three repetitions of all but the costs are enough
+    is_slow = False  # whether two repetitions of all but the costs are enough
 
     def install(self, cache: Path) -> str:
         """Make it startable; its version. Raises `Unavailable`."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -16,6 +15,10 @@ from trio_ai_proxy.gateway import Gateway
 from trio_ai_proxy.serving.listener import open_listener, serve_app
 from trio_ai_proxy.testing import RawClient, ScriptedServer, openai_stream
 from trio_ai_proxy.testing.in_memory import scripted_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
 EXCHANGES = 50
 BODY = {"model": "scripted", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
