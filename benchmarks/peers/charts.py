@@ -56,15 +56,15 @@ def dots(title: str, panels: Sequence[tuple[str, Mapping[str, float]]], labels: 
     for place, (name, values) in enumerate(panels):
         left, top = 20 + place % 2 * wide, 56 + place // 2 * tall
         parts.append(f'<text x="{left}" y="{top}" class="panel">{escape(name)}</text>')
-        shown = {target: value for target, value in values.items() if value > 0}
-        across, lines = _scale([*shown.values()], left + 150, left + wide - 80)
-        bottom = top + 12 + row * len(shown)
+        across, lines = _scale([value for value in values.values() if value > 0], left + 150, left + wide - 80)
+        bottom = top + 12 + row * len(values)
         for line in lines:
             x = across(line)
             parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top + 10}" y2="{bottom}" class="grid"/>')
             parts.append(f'<text x="{x:.1f}" y="{bottom + 14}" class="faint middle">{number(line)}</text>')
-        for index, (target, value) in enumerate(shown.items()):
-            x, y, colour = across(value), top + 24 + row * index, COLOURS[target]
+        for index, (target, value) in enumerate(values.items()):
+            # Nothing has no place on a logarithmic axis: it is drawn at its foot, and says 0.
+            x, y, colour = across(value) if value > 0 else left + 150, top + 24 + row * index, COLOURS[target]
             parts.append(f'<text x="{left + 140}" y="{y + 4}" class="end">{escape(labels[target])}</text>')
             parts.append(f'<line x1="{left + 150}" x2="{x:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3"/>')
             parts.append(f'<circle cx="{x:.1f}" cy="{y}" r="6" fill="{colour}"/>')

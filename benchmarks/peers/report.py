@@ -111,6 +111,17 @@ def _costs(medians: Medians) -> str:
     )
 
 
+def _spread(seen: dict[str, dict[str, list[float]]]) -> str:
+    rows = []
+    for name in LABELS:
+        if name in seen and name != "direct":
+            values = [seen[name].get(figure) for figure, _ in COSTS]
+            rows.append(
+                [LABELS[name], *(f"{number(min(each))} – {number(max(each))}" if each else "–" for each in values)]
+            )
+    return "\nLeast and most of the repetitions:\n\n" + _table(["CPU", *(label for _, label in COSTS)], rows)
+
+
 def _present(medians: Medians, *, plain: bool = True, direct: bool = False) -> list[str]:
     return [name for name in LABELS if name in medians and (plain or name != PLAIN) and (direct or name != "direct")]
 
@@ -246,19 +257,22 @@ def _plots(medians: Medians) -> dict[str, str]:
 
     costs = [(label, {name: medians[name][figure] for name in _present(medians) if figure in medians[name]})
              for figure, label in COSTS[:4]]  # fmt: skip
-    clean = {name: max(1, medians[name]["clean"]) for name in _present(medians) if "clean" in medians[name]}
+    clean = {name: medians[name]["clean"] for name in _present(medians) if "clean" in medians[name]}
     idle = {name: medians[name]["idle_mib"] for name in _present(medians) if "idle_mib" in medians[name]}
     plots = {}
     if all(values for _, values in costs):
         plots["costs"] = dots("CPU per unit of work (logarithmic; less is better)", costs, SHORT)
     if clean and idle:
-        panels = [("clean streams on one core (more is better)", clean), ("idle memory, MiB (less is better)", idle)]
+        panels = [
+            ("clean streams on one core (more is better; 512 is the end)", clean),
+            ("idle memory, MiB (less is better)", idle),
+        ]
         plots["standing"] = dots("What a core holds", panels, SHORT)
     latency = [(said, curves(kind, STREAMS, direct=True)) for kind, said in (
         ("ttft_{}_p50_ms", "time to first token, p50, ms"), ("ttft_{}_p99_ms", "time to first token, p99, ms"),
         ("delay_{}_p50_ms", "delay of a chunk, p50, ms"), ("delay_{}_p99_ms", "delay of a chunk, p99, ms"),
     )]  # fmt: skip
-    plots["latency"] = lines("Latency as the number of streams grows", "streams, 50 chunks/s each", latency, SHORT)
+    plots["latency"] = lines("Latency as the number of streams grows", "streams", latency, SHORT)
     held = [(said, curves(kind, HELD, direct=False)) for kind, said in (
         ("open_{}_cpu_s", "CPU to open them, s"), ("open_{}_ttft_p99_ms", "time to first token, p99, ms"),
     )]  # fmt: skip
@@ -266,8 +280,9 @@ def _plots(medians: Medians) -> dict[str, str]:
     return plots
 
 
-def write(folder: Path, medians: Medians, machine: dict[str, Any]) -> None:
-    """Put the figures into `folder`/performance.md between the marks (or make it), and the plots beside it."""
+def write(folder: Path, medians: Medians, machine: dict[str, Any], seen: dict[str, dict[str, list[float]]]) -> None:
+    """Put the figures into `folder`/performance.md between the marks (or make it), and the plots beside it. `seen` has the
+    values of every repetition."""
     plots = _plots(medians)
     (folder / "performance").mkdir(parents=True, exist_ok=True)
     for name, svg in plots.items():
@@ -278,7 +293,7 @@ def write(folder: Path, medians: Medians, machine: dict[str, Any]) -> None:
 
     sections = (
         ("The run", _machine(machine)),
-        ("Cost", _costs(medians) + plot("costs", "CPU per unit of work")),
+        ("Cost", _costs(medians) + _spread(seen) + plot("costs", "CPU per unit of work")),
         ("Latency", _latency(medians) + plot("latency", "Latency by number of streams")),
         (
             "A client leaves",

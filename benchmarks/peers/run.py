@@ -247,7 +247,7 @@ def main() -> int:
     folder = Path(options.write or REPOSITORY / "docs")
     if options.rewrite:
         last = json.loads(kept.read_text())
-        write(folder, last["medians"], last["machine"])
+        write(folder, last["medians"], last["machine"], last["all"])
         return 0
     if len(CORES) < 2:
         print("one core only: target and load disturb one another, the figures are of no use", flush=True)
@@ -262,7 +262,7 @@ def main() -> int:
     print(f"others used {machine['others_cores']:.2f} cores meanwhile; load average before {load[0]:.2f}", flush=True)
     if not options.quick and (options.write or not options.only):
         kept.write_text(json.dumps({"medians": medians, "machine": machine, "all": run.seen}, indent=1))
-        write(folder, medians, machine)
+        write(folder, medians, machine, run.seen)
     return check(medians) if options.check else 0
 
 

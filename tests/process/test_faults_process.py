@@ -211,7 +211,8 @@ async def test_40_without_a_file_for_the_provider_it_is_a_502_and_it_recovers() 
         level = gateway.open_files()
         for _ in range(5):
             await serves(gateway)
-        assert gateway.open_files() <= level
+        # One more may be the record log, opened again; five would be one for each exchange.
+        await eventually(lambda: gateway.open_files() <= level + 1)
         assert '"bug"' not in gateway.log
 
 
