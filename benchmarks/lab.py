@@ -131,12 +131,12 @@ class Holdings:
     files: int
 
     def exceed(self, start: Holdings, *, idle: int = 0) -> dict[str, float]:
-        """What there is more of than at `start`. Fewer connections to the provider are no leak, and up to `idle` of them
-        may be waiting for their next request."""
-        more = {name: value for name, value in self.gauges.items() if value > start.gauges[name]}
-        if self.gauges[_UPSTREAM] <= idle:
-            more.pop(_UPSTREAM, None)
-        more |= {"exchanges listed": self.exchanges} if self.exchanges > start.exchanges else {}
+        """What should not be there when nothing is under way, whatever `start` caught; and more files than at `start`. Up to
+        `idle` connections to the provider may be waiting for their next request."""
+        more = {name: value for name, value in self.gauges.items() if value > 0 and name != _UPSTREAM}
+        if self.gauges[_UPSTREAM] > max(idle, start.gauges[_UPSTREAM]):
+            more[_UPSTREAM] = self.gauges[_UPSTREAM]
+        more |= {"exchanges listed": self.exchanges} if self.exchanges else {}
         files = self.files - int(self.gauges[_UPSTREAM]), start.files - int(start.gauges[_UPSTREAM])
         return more | ({"open files": files[0] - files[1]} if files[0] > files[1] else {})
 
