@@ -173,8 +173,9 @@ class LineSink:
             self._file = None
 
     def _close_if_idle(self) -> None:
-        if not self._is_writing:
-            self._close()
+        with self._lock:  # a thread that begins to write takes the same lock, and opens the file after it
+            if not self._is_writing:
+                self._close()
 
 
 def _becomes_writable(descriptor: int) -> bool:
