@@ -26,6 +26,9 @@ _CONFIG_HELP = "TOML file; default: $TRIO_AI_PROXY_CONFIG, else config.toml, els
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 something was found wrong, 2 a configuration or usage error."""
     options = _parser().parse_args(arguments)
+    # The same command once more, as it was given: by that name, with those options of the interpreter.
+    own = sys.orig_argv[1:] if arguments is None else ["-m", "trio_ai_proxy", *arguments]
+    options.command = [sys.executable, *own]
     try:
         return int(options.run(options))
     except ConfigError as error:
@@ -46,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve until SIGTERM or SIGINT")
     serve.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
     serve.add_argument("--bind", metavar="HOST:PORT", help="address of the data port, in place of the configured one")
+    serve.add_argument("--worker", type=int, help=argparse.SUPPRESS)  # given by `serve` itself: see serving/workers.py
     serve.set_defaults(run=_serve)
 
     check = commands.add_parser("check", help="validate a configuration and show what it means")
@@ -86,8 +90,10 @@ def _serve(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from trio_ai_proxy.config import check_bind
-    from trio_ai_proxy.server import read_settings, run
+    from trio_ai_proxy.server import read_settings, run, run_worker
 
+    if options.worker is not None:
+        return run_worker(options.worker)
     settings, notes = read_settings(options.config, os.environ)
     if options.bind:
         settings = replace(settings, server=replace(settings.server, bind=options.bind))
@@ -98,7 +104,7 @@ def _serve(options: argparse.Namespace) -> int:
     def announce(address: str) -> None:
         print(welcome(settings, address), flush=True)
 
-    return run(settings, announce)
+    return run(settings, announce, options.command)
 
 
 def welcome(settings: Settings, address: str) -> str:
@@ -115,6 +121,9 @@ def welcome(settings: Settings, address: str) -> str:
         lines.append(f"           every other model name goes to provider '{settings.pass_through}'")
     if settings.admin.bind:
         lines.append(f"Admin      http://{settings.admin.bind}/exchanges  /metrics  /healthz  /readyz")
+        if settings.server.workers > 1:
+            last = settings.admin.bind_of(settings.server.workers - 1)
+            lines.append(f"           of the first of {settings.server.workers} workers; the last one's: http://{last}")
     auth = f" -H 'authorization: Bearer {key}'" if settings.keys else ""
     body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]})
     lines.append(f"curl       curl -N {base}/chat/completions{auth} -H 'content-type: application/json' -d '{body}'")

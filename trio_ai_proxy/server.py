@@ -1,7 +1,8 @@
 """The process: sockets, signals, and the gateway between them.
 
 SIGTERM or SIGINT: readiness goes off, the listener closes, streams have the drain time, then one in-band error each, and
-the process ends with 0. A second signal ends it at once.
+the process ends with 0. A second signal ends it at once. A worker, one process of several, is told both by its owner, and
+drains too when that is gone.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import sys
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +26,14 @@ from trio_ai_proxy.gateway import Gateway
 from trio_ai_proxy.providers.table import KINDS
 from trio_ai_proxy.relay.probe import probe
 from trio_ai_proxy.serving.hosted import binds, take_over, workers
+from trio_ai_proxy.serving.lifeline import Owner
 from trio_ai_proxy.serving.listener import address, open_listener, serve_app
+from trio_ai_proxy.serving.workers import open_posts, supervise
+from trio_ai_proxy.telemetry.log import bind_facts
 from trio_ai_proxy.upstream.resolver import install_resolver
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from trio_ai_proxy.settings import Settings
 
@@ -58,14 +63,35 @@ def _read_secret(path: str) -> str:
     return Path(path).read_text(encoding="utf-8")
 
 
-def run(settings: Settings, announce: Callable[[str], None]) -> int:
+def run(settings: Settings, announce: Callable[[str], None], command: Sequence[str] = ()) -> int:
     """Serve until a signal. `announce` gets the address of the data port once it accepts. Returns the exit code.
+
+    command  starts a worker process; needed where `[server] workers` is above 1
 
     Raises `ConfigError` where a port cannot be had.
     """
-    listener = open_listener(settings.server.bind)
-    admin = open_listener(settings.admin.bind) if settings.admin.bind else None
-    return trio.run(_serve, settings, listener, admin, announce)
+    posts = open_posts(settings)
+    if len(posts) > 1:
+        return supervise(settings, posts, command, announce)
+    return trio.run(_serve, settings, posts[0].listener, posts[0].admin, announce)
+
+
+def run_worker(descriptor: int) -> int:
+    """Serve as one of several processes: what the owner says over the inherited descriptor. Returns the exit code."""
+    owner = Owner(descriptor)
+    job = owner.take()
+    if job is None:
+        return 0
+    bind_facts(worker=job.worker)
+    listener = socket.socket(fileno=job.listener)
+    admin = socket.socket(fileno=job.admin) if job.admin is not None else None
+    for inherited in filter(None, (listener, admin)):
+        inherited.set_inheritable(False)
+    return trio.run(_serve, job.settings, listener, admin, _say_nothing, owner)
+
+
+def _say_nothing(address: str) -> None:
+    """The owner announces, once every worker is there."""
 
 
 def calm_collector() -> None:
@@ -76,54 +102,75 @@ def calm_collector() -> None:
     gc.set_threshold(10_000, 20, 50)
 
 
+@dataclass(eq=False)
+class _Ending:
+    """How the process ends: first by a drain, then by force. `forced` has the number of the signal that did."""
+
+    gateway: Gateway
+    whole: trio.CancelScope
+    stop: trio.Event = field(default_factory=trio.Event)
+    forced: int | None = None
+
+    def drain(self) -> None:
+        if not self.stop.is_set():
+            self.gateway.begin_drain()
+            self.stop.set()
+
+    def force(self, number: int) -> None:
+        if self.forced is None:
+            self.forced = number
+            self.whole.cancel()
+
+    def signalled(self, number: int) -> None:
+        if self.stop.is_set():
+            self.force(number)
+        else:
+            self.drain()
+
+
 async def _serve(
-    settings: Settings, listener: socket.socket, admin: socket.socket | None, announce: Callable[[str], None]
-) -> int:
+    settings: Settings, listener: socket.socket, admin: socket.socket | None, announce: Callable[[str], None],
+    owner: Owner | None = None,
+) -> int:  # fmt: skip
     gateway = Gateway(settings, admin_listener=admin)
     calm_collector()
-    stop = trio.Event()
-    forced: list[int] = []
     async with trio.open_nursery() as nursery:
-        await nursery.start(_watch_signals, gateway, stop, nursery.cancel_scope, forced)
-        await nursery.start(
-            partial(
-                _serve_data,
-                gateway,
-                listener,
-                stop,
-                graceful=settings.server.drain + AFTER_DRAIN,
-                whole=nursery.cancel_scope,
-            )
-        )
+        ending = _Ending(gateway, nursery.cancel_scope)
+        await nursery.start(_watch_signals, ending.signalled if owner is None else lambda _: ending.drain())
+        if owner is not None:
+            nursery.start_soon(_obey, owner, ending)
+        graceful = settings.server.drain + AFTER_DRAIN
+        await nursery.start(partial(_serve_data, gateway, listener, ending, graceful=graceful))
         announce(gateway.address)
+        if owner is not None:
+            await owner.ready()
     # A second signal ends the writers with all the rest; the records of what it cut are written here.
     await gateway.records.flush(FORCED_FLUSH)
-    return 128 + forced[0] if forced else 0
+    return 128 + ending.forced if ending.forced is not None else 0
 
 
 async def _serve_data(
-    gateway: Gateway, listener: socket.socket, stop: trio.Event, *, graceful: float, whole: trio.CancelScope,
-    task_status: trio.TaskStatus[Any],
-) -> None:  # fmt: skip
+    gateway: Gateway, listener: socket.socket, ending: _Ending, *, graceful: float, task_status: trio.TaskStatus[Any]
+) -> None:
     gateway.address = address(listener)
-    await serve_app(gateway, listener, stop, graceful=graceful, task_status=task_status)
-    whole.cancel()
+    await serve_app(gateway, listener, ending.stop, graceful=graceful, task_status=task_status)
+    ending.whole.cancel()
 
 
-async def _watch_signals(
-    gateway: Gateway, stop: trio.Event, whole: trio.CancelScope, forced: list[int],
-    task_status: trio.TaskStatus[None],
-) -> None:  # fmt: skip
+async def _watch_signals(act: Callable[[int], None], task_status: trio.TaskStatus[None]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:
-            if not stop.is_set():
-                gateway.begin_drain()
-                stop.set()
-            else:
-                forced.append(number)
-                whole.cancel()
-                return
+            act(number)
+
+
+async def _obey(owner: Owner, ending: _Ending) -> None:
+    """A worker's own signals let it drain, and only its owner ends it by force (see `lifeline`)."""
+    with closing(owner):
+        number = await owner.signal()
+        ending.drain()  # also if the owner is gone
+        if number is not None and (number := await owner.signal()) is not None:
+            ending.force(number)
 
 
 async def probe_targets(settings: Settings) -> dict[str, str | None]:
@@ -134,6 +181,18 @@ async def probe_targets(settings: Settings) -> dict[str, str | None]:
         return {name: await probe(target) for name, target in gateway.targets()}
     finally:
         await gateway.aclose()
+
+
+def _any_admin(settings: Settings, count: int) -> socket.socket:
+    """An admin port for one of `count` workers that do not know which of them they are: the first that is free. Raises
+    `ConfigError`."""
+    problems: list[str] = []
+    for worker in range(count):
+        try:
+            return open_listener(settings.admin.bind_of(worker))
+        except ConfigError as error:
+            problems += error.problems
+    raise ConfigError(problems)
 
 
 class HostedApp:
@@ -157,11 +216,9 @@ class HostedApp:
     def _start(self, receive: Any) -> Gateway:
         try:
             settings, notes = read_settings(None, os.environ)
-            if workers(receive) > 1:
-                raise ConfigError(["More than one worker is not built yet: leave out `-w`, or give `-w 1`."])
             for bind in binds(receive):
-                check_bind(replace(settings, server=replace(settings.server, bind=bind)))
-            admin = open_listener(settings.admin.bind) if settings.admin.bind else None
+                check_bind(replace(settings, server=replace(settings.server, bind=bind, workers=workers(receive))))
+            admin = _any_admin(settings, workers(receive)) if settings.admin.bind else None
         except ConfigError as error:
             # Hypercorn would show a traceback and exit with 1. Nothing is open yet that could be left behind.
             for problem in error.problems:

@@ -7,6 +7,7 @@ decoder, the configuration reference and the editors' schema alike:
     unit      "duration" (seconds in here), "size" (bytes in here), "count"
     zero      True: a duration may be zero, a count may be zero
     empty     True: the text may be empty
+    kinds     the kinds of provider that have this key
     required  True: the file must give it although the type has a default
     not_built words of the contract that are still refused
 """
@@ -19,7 +20,8 @@ from typing import Any, Literal
 
 ResponseStreaming = Literal["allow", "deny", "always"]
 OnDisconnect = Literal["auto", "cancel", "drain", "grace"]
-RouteType = Literal["llm/v1/chat", "llm/v1/completions"]
+RouteType = Literal["llm/v1/chat", "llm/v1/completions", "llm/v1/embeddings"]
+Unsupported = Literal["auto", "drop", "error"]
 
 
 class Secret:
@@ -85,7 +87,14 @@ class ServerSettings:
     """The data port and the process."""
 
     bind: str = field(default="127.0.0.1:8000", metadata={"doc": "Address of the data port."})
-    workers: int = field(default=1, metadata={"doc": "Processes. More than one is not built yet.", "unit": "count"})
+    workers: int = field(
+        default=1,
+        metadata={
+            "doc": "Worker processes that share the data port. Each has an admin port of its own (see `[admin] bind`), and "
+            "limits hold for each: of `max_in_flight`, a provider may get that many times `workers`.",
+            "unit": "count",
+        },
+    )
     drain: float = field(
         default=60.0, metadata={"doc": "How long streams may finish after SIGTERM.", "unit": "duration", "zero": True}
     )
@@ -106,6 +115,13 @@ class ServerSettings:
             "it were not there."
         },
     )
+    validate_streams: bool = field(
+        default=False,
+        metadata={
+            "doc": "Check what providers say, and what is sent to clients, against the grammar of a stream. What breaks it is "
+            "logged once an exchange and counted; the stream goes on."
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +129,19 @@ class AdminSettings:
     """The admin port: health, metrics, live exchanges. Never on the data port."""
 
     bind: str = field(
-        default="127.0.0.1:8001", metadata={"doc": "Address of the admin port; empty switches it off.", "empty": True}
+        default="127.0.0.1:8001",
+        metadata={
+            "doc": "Address of the admin port; empty switches it off. With `workers` above 1, the first worker's; each "
+            "further worker has the next port.",
+            "empty": True,
+        },
     )
+
+    def bind_of(self, worker: int) -> str:
+        """The address of a worker's admin port: the ports of workers 0, 1, 2 … are consecutive. Port 0 is a free port each
+        time, and an empty address stays empty."""
+        host, _, port = self.bind.rpartition(":")
+        return f"{host}:{int(port) + worker}" if port.strip("0") else self.bind
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +169,35 @@ class AuthSettings:
     param_name: str | None = field(default=None, metadata={"doc": "Parameter that carries the credential."})
     param_value: Secret | None = field(default=None, metadata={"doc": "Its value."})
     param_location: Literal["query", "body"] | None = field(default=None, metadata={"doc": "Where the parameter goes."})
+    allow_override: bool = field(
+        default=False,
+        metadata={"doc": "What a client sends itself in that header or parameter goes out in place of ours."},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EntraSettings:
+    """An application's identity in Microsoft Entra ID."""
+
+    tenant_id: str = field(metadata={"doc": "The directory (tenant)."})
+    client_id: str = field(metadata={"doc": "The application."})
+    client_secret: Secret | None = field(
+        default=None,
+        metadata={
+            "doc": "Its secret. Absent: workload identity, by the token file that AZURE_FEDERATED_TOKEN_FILE names."
+        },
+    )
+    scope: str | None = field(
+        default=None, metadata={"doc": "What tokens are for; absent: `https://cognitiveservices.azure.com/.default`."}
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:
-    """One account at one service."""
+    """One account at one service.
+
+    environment  the environment's variables that this kind reads beside its keys, by name (see `config`)
+    """
 
     name: str
     kind: str = field(metadata={"doc": "An entry of the provider table."})
@@ -171,6 +222,71 @@ class ProviderSettings:
     ca_file: str | None = field(
         default=None, metadata={"doc": "PEM file of authorities to trust in place of the system's."}
     )
+    instance: str | None = field(
+        default=None,
+        metadata={
+            "doc": "Name of the resource: `https://NAME.openai.azure.com`, in place of base_url.",
+            "kinds": ("azure",),
+        },
+    )
+    deployment: str | None = field(
+        default=None, metadata={"doc": "Deployment; absent: the target's model.", "kinds": ("azure",)}
+    )
+    api_version: str | None = field(
+        default=None,
+        metadata={
+            "doc": "Version of the service's interface: a date, with the deployment in the path; absent or a word: v1.",
+            "kinds": ("azure",),
+        },
+    )
+    entra: EntraSettings | None = field(
+        default=None, metadata={"doc": "Identity in Microsoft Entra ID, in place of a key.", "kinds": ("azure",)}
+    )
+    managed_identity: bool = field(
+        default=False, metadata={"doc": "Use the identity of the machine that this runs on.", "kinds": ("azure",)}
+    )
+    version: str | None = field(
+        default=None, metadata={"doc": "Value of the header `anthropic-version`.", "kinds": ("anthropic", "vertex")}
+    )
+    beta: tuple[str, ...] = field(
+        default=(), metadata={"doc": "Values of the header `anthropic-beta`.", "kinds": ("anthropic",)}
+    )
+    project: str | None = field(default=None, metadata={"doc": "Google Cloud project.", "kinds": ("vertex",)})
+    location: str | None = field(default=None, metadata={"doc": "Region, or `global`.", "kinds": ("vertex",)})
+    service_account: Secret | None = field(
+        default=None,
+        metadata={"doc": "Key of a service account, JSON; absent: the machine's own account.", "kinds": ("vertex",)},
+    )
+    region: str | None = field(default=None, metadata={"doc": "AWS region; absent: AWS_REGION.", "kinds": ("bedrock",)})
+    access_key_id: str | None = field(
+        default=None, metadata={"doc": "Absent, with the secret: as the AWS SDKs find them.", "kinds": ("bedrock",)}
+    )
+    secret_access_key: Secret | None = field(
+        default=None, metadata={"doc": "The secret of the access key.", "kinds": ("bedrock",)}
+    )
+    session_token: Secret | None = field(
+        default=None, metadata={"doc": "For temporary access keys.", "kinds": ("bedrock",)}
+    )
+    profile: str | None = field(
+        default=None, metadata={"doc": "Profile of the shared credentials file.", "kinds": ("bedrock",)}
+    )
+    role_arn: str | None = field(
+        default=None, metadata={"doc": "Role to assume with those credentials.", "kinds": ("bedrock",)}
+    )
+    format: Literal["raw", "openai", "ollama"] | None = field(
+        default=None,
+        metadata={
+            "doc": "What the server speaks (Kong's `llama2_format` and `mistral_format`).",
+            "kinds": ("llama2", "mistral"),
+        },
+    )
+    use_cache: bool | None = field(
+        default=None, metadata={"doc": "May the service answer from its cache.", "kinds": ("huggingface",)}
+    )
+    wait_for_model: bool | None = field(
+        default=None, metadata={"doc": "Wait while the model is loaded, or fail.", "kinds": ("huggingface",)}
+    )
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +294,7 @@ class TargetSettings:
     """One provider and its own name for a model."""
 
     provider: str = field(metadata={"doc": "A block of `[providers]`."})
-    model: str = field(metadata={"doc": "The provider's name for the model."})
+    model: str = field(metadata={"doc": "The provider's name for the model; may hold placeholders."})
     priority: int = field(
         default=0,
         metadata={"doc": "Lower goes first. Several targets are not built yet.", "unit": "count", "zero": True},
@@ -215,9 +331,16 @@ class ModelSettings:
     )
     options: Mapping[str, Any] = field(
         default_factory=dict,
-        metadata={"doc": "Defaults for fields that the request leaves out; `force = true`: they win."},
+        metadata={"doc": "Defaults for fields that the request leaves out; `force = true`: they win. Texts may hold placeholders."},
     )
     force_options: bool = False
+    unsupported: Unsupported = field(
+        default="auto",
+        metadata={
+            "doc": "A field that the provider has no word for. auto: refused if it changes the answer, else left out and named "
+            "in `x-llm-dropped`; drop: left out; error: refused."
+        },
+    )
     timeouts: Timeouts = field(default_factory=Timeouts, metadata={"doc": "Deadlines of this model."})
 
 
@@ -236,11 +359,14 @@ class KeySettings:
 class RouteSettings:
     """A path with a fixed meaning (Kong's shape)."""
 
-    path: str = field(metadata={"doc": "Exact path, as it stands on the request line."})
+    path: str = field(metadata={"doc": "Path, as it stands on the request line; `{name}` takes one segment of it."})
     route_type: RouteType = field(metadata={"doc": "What is spoken there.", "not_built": ("preserve",)})
     model: str | None = field(
         default=None,
-        metadata={"doc": "The model that answers; the request may then leave `model` out, and may not name another."},
+        metadata={
+            "doc": "The model that answers; the request may then leave `model` out, and may not name another. May hold "
+            "placeholders: `$(headers.NAME)`, `$(query_params.NAME)`, `$(uri_captures.NAME)`."
+        },
     )
 
 

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -40,6 +41,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` consecutive ports that nobody listens on now."""
+    while True:
+        first = free_port()
+        with ExitStack() as probes, suppress(OSError, OverflowError):
+            for port in range(first, first + count):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
 
 
 class Started:
@@ -87,6 +98,13 @@ class Started:
             except OSError:
                 pass  # it has just ended
         return found
+
+    def spread(self) -> None:
+        """Pin its child processes, each with all its threads, to a core of its own; the process itself stays where it is."""
+        for place, pid in enumerate(sorted(self.pids()[1:])):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(task), {CORES[place % len(CORES)]})
 
     def cpu(self) -> float:
         """Seconds of CPU, user and system, so far."""

@@ -216,7 +216,10 @@ def _pair(medians: Medians) -> str:
         [label, *(number(pair[f"{name}_{count}_{kind}"]) for count in (1, 2) for kind in ("us", "a_second"))]
         for name, label in (("short", "short streams"), ("burst", "chunks in bursts"))
     ]
-    memory = f"Memory of the two: PSS {number(pair['pss_mib'])} MiB, RSS {number(pair['rss_mib'])} MiB.\n"
+    one, two = (
+        f"PSS {number(pair[f'pss_{count}_mib'])} MiB, RSS {number(pair[f'rss_{count}_mib'])} MiB" for count in (1, 2)
+    )
+    memory = f"Memory: one process {one}; two, with the process that owns them, {two}.\n"
     return (
         _table(["", "one: CPU µs each", "one: a second", "two: CPU µs each", "two: a second, together"], rows)
         + "\n"
@@ -301,7 +304,7 @@ def write(folder: Path, medians: Medians, machine: dict[str, Any], seen: dict[st
         ),
         ("Many open streams", _held(medians) + plot("open", "Opening many streams")),
         ("Clean streams, memory", _standing(medians) + plot("standing", "Clean streams and idle memory")),
-        ("Two processes, a core each", _pair(medians)),
+        ("Two processes on one port, a core each", _pair(medians)),
         ("Reached, and not", _wants(medians)),
     )
     figures = "\n".join(f"## {title}\n\n{text}" for title, text in sections if text)

@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from processes import Started, free_port
+from processes import NotStarted, Started, free_port, free_ports
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 LITELLM, PORTKEY, HONO = "1.106.2", "1.15.2", "1.13.8"
@@ -23,16 +25,18 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a target runs: its port, the provider's port, a folder for its files, its core."""
+    """Where a target runs: its port, the provider's port, a folder for its files, its core (None: one for each of its
+    processes, as far as they go), how many processes serve."""
 
     provider_port: int
     folder: Path
     cache: Path
     core: int | None = 0
+    workers: int = 1
     port: int = field(default_factory=free_port)
 
 
-class Target:
+class Target(ABC):
     """One proxy. `pace` is how much work it gets in comparison with the gateway, so that all take a like time."""
 
     name = label = ""
@@ -40,12 +44,13 @@ class Target:
     holds = 3  # how many of the numbers of held streams it is put to
     is_slow = False  # whether two repetitions of all but the costs are enough
 
+    @abstractmethod
     def install(self, cache: Path) -> str:
         """Make it startable; its version. Raises `Unavailable`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, place: Place) -> Started:
-        raise NotImplementedError
+        """Run it. Raises `NotStarted`."""
 
     def headers(self, place: Place) -> list[str]:
         """What its clients send besides."""
@@ -70,8 +75,10 @@ def apt_install(program: str, package: str) -> str:
     found = shutil.which(program)
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        _run(["apt-get", "update", "-qq"], env=environment)
-        _run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", package], env=environment)
+        # A machine without a network is told soon. (A time limit of ours would leave a package half installed.)
+        patience = ["-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10", "-o", "Acquire::https::Timeout=10"]
+        _run(["apt-get", *patience, "update", "-qq"], env=environment)
+        _run(["apt-get", *patience, "install", "-y", "-qq", "--no-install-recommends", package], env=environment)
         found = shutil.which(program)
     if found is None:
         raise Unavailable(f"{program} is missing (Debian package {package}), and installing it needs root and apt-get")
@@ -142,11 +149,13 @@ class Gateway(Target):
         ranks = os.environ.get("TRIO_AI_PROXY_RANKS_DIR") if self.has_features else None
         tokens = f"ranks_dir = {json.dumps(ranks)}" if ranks else "load_timeout = 0.1"
         record_log = json.dumps(str(place.folder / "records.jsonl")) if self.has_features else '"-"'
-        admin = f"127.0.0.1:{free_port()}" if self.has_features else ""
+        admin_port = free_ports(place.workers)
+        admin = f"127.0.0.1:{admin_port}" if self.has_features else ""
         keys = f'[[keys]]\nname = "bench"\nsecret = "{_KEY}"\nmodels = ["*"]\n' if self.has_features else ""
         config = place.folder / f"{self.name}-{place.port}.toml"
         config.write_text(f"""[server]
 bind = "127.0.0.1:{place.port}"
+workers = {place.workers}
 record_log = {record_log}
 [admin]
 bind = "{admin}"
@@ -165,7 +174,17 @@ targets = [{{ provider = "bench", model = "bench" }}]
         argv = [self._python, "-m", "trio_ai_proxy", "serve", "--config", str(config)]
         log = place.folder / f"{self.name}.log" if self.has_features else Path("/dev/null")
         env = {"PYTHONPATH": str(REPOSITORY)}
-        return Started(argv, core=place.core, listens=place.port, log=log, env=env)
+        started = Started(argv, core=place.core, listens=place.port, log=log, env=env)
+        if place.workers > 1:
+            # The port is open before the workers are there; their admin ports answer when they are.
+            try:
+                for port in range(admin_port, admin_port + place.workers):
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60).close()
+            except OSError as error:
+                started.stop()
+                raise NotStarted(f"a worker does not answer: {error}") from error
+            started.spread()
+        return started
 
 
 class PlainGateway(Gateway):

@@ -184,23 +184,21 @@ def clean_streams(lab: Lab, repetitions: int) -> int:
     return RUNGS[low] if low >= 0 else 0
 
 
-def pair(one: Lab, other: Lab) -> Figures:
-    """Two processes, a core each, at the same time, beside one alone. The clients of each are on the other's core, so on a
-    machine of two cores the load takes its part of both."""
+def pair(lab: Lab, workers: int) -> Figures:
+    """One port served by `workers` processes, a core each; as many programs of clients. With one, its clients are on the
+    other core; with two, on both, so that on a machine of two cores the load takes its part of each."""
     figures: Figures = {"faults": 0}
     for name, chunks, options in (("short", 1, ("-c", 32, "-n", 3000)), ("burst", 100, ("-c", 32, "-n", 900))):
-        for count, labs in ((1, (one,)), (2, (one, other))):
-            one.provider.set(chunks=chunks, gap_us=0)
-            before = [lab.cpu() for lab in labs]
-            since = now()
-            clients = [lab.clients(*options, core=1 - place) for place, lab in enumerate(labs)]
-            results = [each.result() for each in clients]
-            took = now() - since
-            cpu = sum(lab.cpu() - start for lab, start in zip(labs, before, strict=True))
-            units = sum(each["answered"] if chunks == 1 else each["chunks"] for each in results)
-            figures["faults"] += sum(map(_faults, results))
-            figures[f"{name}_{count}_a_second"] = units / took
-            figures[f"{name}_{count}_us"] = cpu / units * 1e6
-    figures["pss_mib"] = sum(lab.started.kib() for lab in (one, other) if lab.started) / 1024
-    figures["rss_mib"] = sum(lab.started.kib("Rss") for lab in (one, other) if lab.started) / 1024
+        lab.provider.set(chunks=chunks, gap_us=0)
+        before, since = lab.cpu(), now()
+        clients = [lab.clients(*options, core=1 - place) for place in range(workers)]
+        results = [each.result() for each in clients]
+        took = now() - since
+        units = sum(each["answered"] if chunks == 1 else each["chunks"] for each in results)
+        figures["faults"] += sum(map(_faults, results))
+        figures[f"{name}_{workers}_a_second"] = units / took
+        figures[f"{name}_{workers}_us"] = (lab.cpu() - before) / max(1, units) * 1e6
+    if lab.started:
+        figures[f"pss_{workers}_mib"] = lab.started.kib() / 1024
+        figures[f"rss_{workers}_mib"] = lab.started.kib("Rss") / 1024
     return figures

@@ -28,19 +28,39 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def free_ports(count: int) -> int:
+    """The first of `count` consecutive ports that nobody listens on now."""
+    while True:
+        first = free_port()
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError, OverflowError):
+            for port in range(first, first + count):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+
+
 class Command:
     """A gateway process. `async with Command(config) as gateway:`; leaving ends it, by SIGTERM and then by force.
 
     config     TOML without [server] bind and [admin]; those are added
     server     further lines of the [server] table
     hypercorn  start it as `hypercorn -k trio trio_ai_proxy:app`
+    workers    how many processes serve; their admin ports are consecutive
     """
 
     def __init__(
-        self, config: str = "", *, server: str = "", hypercorn: bool = False, env: dict[str, str] | None = None
+        self,
+        config: str = "",
+        *,
+        server: str = "",
+        hypercorn: bool = False,
+        workers: int = 1,
+        env: dict[str, str] | None = None,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="gateway-"))
-        self.port, self.admin_port = free_port(), free_port()
+        self.workers = workers
+        self.port, self.admin_port = free_port(), free_ports(workers)
+        if workers > 1 and not hypercorn:
+            server += f"\nworkers = {workers}"
         self.records_file = self._folder / "records.jsonl"
         self.config_file = self._folder / "config.toml"
         self.config_file.write_text(
@@ -81,8 +101,11 @@ class Command:
         """The process that serves: under Hypercorn's command line a child of the one that was started."""
         if not self._hypercorn:
             return self.process.pid
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(children[-1])
+        return self._children()[-1]
+
+    def worker_pids(self) -> list[int]:
+        """The processes that serve, where several do under `serve`, in no order."""
+        return self._children()
 
     def open_files(self) -> int:
         """How many file descriptors it has."""
@@ -113,6 +136,8 @@ class Command:
                 "hypercorn",
                 "-k",
                 "trio",
+                "-w",
+                str(self.workers),
                 "-b",
                 f"127.0.0.1:{self.port}",
                 "trio_ai_proxy:app",
@@ -158,12 +183,12 @@ class Command:
         self.process.wait()
 
     def _children(self) -> list[int]:
-        with contextlib.suppress(OSError):
-            return [
-                int(pid)
-                for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-            ]
-        return []
+        """Each belongs to the thread that started it."""
+        found: list[int] = []
+        for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, children.read_text().split())
+        return found
 
 
 def openai_provider(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.config_file import KINDS, load
+from support.config_file import DEMO, KINDS, load
 
 from trio_ai_proxy.config import default_settings, describe
 
@@ -96,3 +96,12 @@ def test_without_a_file_it_says_where_every_other_name_goes() -> None:
 def test_a_gateway_that_is_open_to_others_says_so() -> None:
     settings, _ = load('[server]\nbind = "0.0.0.0:8000"\nallow_anonymous = true\n')
     assert "0.0.0.0:8000, open to everyone who can reach it, without keys" in describe(settings, KINDS)
+
+
+def test_several_workers_are_said_with_what_they_do_not_share() -> None:
+    settings, _ = load("[server]\nworkers = 3\n" + DEMO)
+    text = describe(settings, KINDS)
+    assert "admin ports 127.0.0.1:8001 to 127.0.0.1:8003, one for each worker\n" in text
+    assert "server      workers 3 · drain 1m" in text
+    assert "note: 3 workers share the data port and nothing else: " in text
+    assert "(max_in_flight: demo 3 x 1000)" in text

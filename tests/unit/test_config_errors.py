@@ -47,7 +47,6 @@ model = "gpt-4"
     text = text.replace("[[keys]]", "[[keys]]\nlimits = []")
     assert problems(text) == [
         "config.toml:1: `sever` is not a key of the file; did you mean `server`?",
-        "config.toml:4: `workers` in [server] above 1 is not built yet; remove it.",
         "config.toml:5: `drian` is not a key of [server]; did you mean `drain`?",
         "config.toml:7: `connect` in [timeouts] must be more than zero and finite, not -1.",
         'config.toml:9: `kind` in [providers.openai] is "opnai", which is not in the provider table; '
@@ -182,6 +181,15 @@ def test_a_value_of_the_wrong_type_or_range_says_what_would_be_right(text: str, 
         (
             '[server]\nbind = "127.0.0.1:8001"',
             '1: `bind` in [admin] is "127.0.0.1:8001", but the admin port is never on the data port.',
+        ),
+        (
+            '[server]\nbind = "127.0.0.1:8003"\nworkers = 3\n[admin]\nbind = "127.0.0.1:8001"',
+            '5: `bind` in [admin] is "127.0.0.1:8001", from where 3 `workers` want a port each, and one is the data port.',
+        ),
+        (
+            '[server]\nworkers = 3\n[admin]\nbind = "127.0.0.1:65534"',
+            '4: `bind` in [admin] is "127.0.0.1:65534", from where 3 `workers` want a port each, and 65535 is the last '
+            "there is.",
         ),
         (
             '[server]\nbind = "0.0.0.0:8000"\nallow_anonymous = 1',

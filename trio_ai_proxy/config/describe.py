@@ -33,7 +33,7 @@ def describe(settings: Settings, kinds: Mapping[str, Kind], notes: Sequence[str]
     for route in settings.routes:
         model_name = f"model {route.model}" if route.model is not None else "the model that the request names"
         lines.append(f"route {route.path}: {route.route_type}, {model_name}")
-    all_notes = [*notes, *_unused(settings)]
+    all_notes = [*notes, *_unused(settings), *_shared(settings)]
     if all_notes:
         lines += ["", *(f"note: {note}" for note in all_notes)]
     return "\n".join(lines) + "\n"
@@ -48,12 +48,18 @@ def _ports(settings: Settings) -> list[str]:
     else:
         who = "open to everyone who can reach it, without keys"
     origins = ", ".join(server.cors_origins) or "none"
+    workers = f"workers {server.workers} · " if server.workers > 1 else ""
     return [
         f"data port   {server.bind}, {who}",
-        f"admin port  {settings.admin.bind or 'off'}",
-        f"server      drain {format_duration(server.drain)} · max_body {format_size(server.max_body)}"
+        _admin_ports(settings),
+        f"server      {workers}drain {format_duration(server.drain)} · max_body {format_size(server.max_body)}"
         f" · record_log {server.record_log} · h2c {server.h2c} · cors_origins {origins}",
     ]
+
+
+def _admin_ports(settings: Settings) -> str:
+    first, last = (settings.admin.bind_of(worker) for worker in (0, settings.server.workers - 1))
+    return f"admin port  {first or 'off'}" if first == last else f"admin ports {first} to {last}, one for each worker"
 
 
 def _model(model: ModelSettings, settings: Settings, kinds: Mapping[str, Kind]) -> list[str]:
@@ -100,3 +106,15 @@ def _credentials(provider: ProviderSettings) -> str:
 def _unused(settings: Settings) -> list[str]:
     used = {target.provider for model in settings.models.values() for target in model.targets} | {settings.pass_through}
     return [f'provider "{name}" is used by no model.' for name in settings.providers if name not in used]
+
+
+def _shared(settings: Settings) -> list[str]:
+    """What several workers do not share."""
+    workers = settings.server.workers
+    if workers == 1:
+        return []
+    limits = ", ".join(f"{name} {workers} x {one.max_in_flight}" for name, one in settings.providers.items())
+    return [
+        f"{workers} workers share the data port and nothing else: each has its own metrics and exchanges, its own "
+        f"connections, its own embedded demo, and its own limits (max_in_flight: {limits or 'no provider'})."
+    ]

@@ -11,17 +11,16 @@ import re
 from typing import TYPE_CHECKING
 
 from trio_ai_proxy.config.decode import Faults, Table, nearest, table_name
-from trio_ai_proxy.config.fields import ALTERNATIVES
+from trio_ai_proxy.config.fields import ALTERNATIVES, keys_of
 from trio_ai_proxy.config.ports import port_faults
+from trio_ai_proxy.config.routes import check_model_placeholders, check_provider_placeholders, check_routes
 from trio_ai_proxy.config.values import Rejected, check_base_url, shown
-from trio_ai_proxy.settings import AdminSettings, KeySettings, ServerSettings
+from trio_ai_proxy.settings import AdminSettings, KeySettings, ProviderSettings, ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from trio_ai_proxy.config.kinds import Kind
-
-BUILT_IN_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/healthz", "/readyz")
 
 # Headers that the gateway writes itself: a second copy could let one request be read as two (RFC 9112, section 11.2).
 _OWN_HEADERS = frozenset(
@@ -39,11 +38,13 @@ def check(document: Table, kinds: Mapping[str, Kind], faults: Faults) -> list[st
     providers, models = _names(document, "providers"), _names(document, "models")
     used: set[str] = set()
     for table in document.values.get("providers", {}).values():
-        _check_provider(table, kinds, faults)
+        _check_provider(table, kinds, faults, has_keys=bool(document.raw.get("keys")))
+        check_provider_placeholders(table, faults)
+    captured = check_routes(document.values.get("routes", []), models, faults)
     for table in document.values.get("models", {}).values():
         used |= _check_model(table, providers, faults)
+        check_model_placeholders(table, captured, faults)
     _check_keys(document.values.get("keys", []), faults)
-    _check_routes(document.values.get("routes", []), models, faults)
     notes = _check_ports(document, faults) + _check_unresolved(faults, used)
     if not models:
         notes.append("no model is configured, so every request will be told that its model is unknown.")
@@ -71,23 +72,22 @@ def _check_unresolved(faults: Faults, used: set[str]) -> list[str]:
     return notes
 
 
-def _check_provider(table: Table, kinds: Mapping[str, Kind], faults: Faults) -> None:
+def _check_provider(table: Table, kinds: Mapping[str, Kind], faults: Faults, *, has_keys: bool) -> None:
     values, raw = table.values, table.raw
+    kind: Kind | None = None
     if "kind" in values:
         name, kind = values["kind"], kinds.get(values["kind"])
         if kind is None:
             hint = nearest(name, kinds, quote='"', otherwise="there are")
             faults.reject(table, "kind", f"is {shown(name)}, which is not in the provider table; {hint}")
         else:
-            if kind.default_base_url is None and "base_url" not in raw:
-                faults.add(
-                    table.path, f'{table_name(table.path)} needs `base_url`; kind "{name}" has no default for it'
-                )
-            if kind.needs_key and "api_key" not in raw and "auth" not in raw:
-                faults.add(
-                    table.path, f'{table_name(table.path)} needs `api_key` or `auth`; kind "{name}" asks for one'
-                )
+            _check_needs(table, kind, faults)
+            for key in keys_of(ProviderSettings).values():
+                if key.kinds and name not in key.kinds and key.name in raw:
+                    owners = " and ".join(f'"{owner}"' for owner in key.kinds)
+                    faults.reject(table, key.name, f'is a key of kind {owners}, and this provider is of kind "{name}"')
     _check_value(faults, table, "base_url", check_base_url)
+    _check_value(faults, table, "instance", _check_instance)
     _check_value(faults, table, "proxy", _check_proxy)
     if values.get("transport", "own") == "own":
         for name in ("proxy", "http2"):
@@ -99,6 +99,29 @@ def _check_provider(table: Table, kinds: Mapping[str, Kind], faults: Faults) -> 
             _check_header(faults, headers, name, name, value)
     if "auth" in values:
         _check_auth(values["auth"], faults)
+        _check_override(values["auth"], kind, faults, has_keys=has_keys)
+
+
+def _check_needs(table: Table, kind: Kind, faults: Faults) -> None:
+    """What a provider of this kind cannot do without."""
+    raw = table.raw
+    if kind.default_base_url is None and not any(key in raw for key in ("base_url", *kind.place_keys)):
+        keys = " or ".join(f"`{key}`" for key in (*kind.place_keys, "base_url"))
+        faults.add(table.path, f'{table_name(table.path)} needs {keys}; kind "{kind.name}" has no default for it')
+    if kind.needs_key and not any(key in raw for key in ("api_key", "auth", *kind.credential_keys)):
+        keys = " or ".join(f"`{key}`" for key in ("api_key", "auth", *kind.credential_keys))
+        faults.add(table.path, f'{table_name(table.path)} needs {keys}; kind "{kind.name}" asks for one')
+    given = [key for key in ("api_key", "auth", *kind.credential_keys) if raw.get(key, False) is not False]
+    if len(given) > 1 and set(given) & set(kind.credential_keys):
+        faults.reject(table, given[1], f"cannot stand beside `{given[0]}`: each is a credential; keep one")
+    places = [key for key in ("base_url", *kind.place_keys) if key in raw]
+    if kind.default_base_url is None and len(places) > 1 and "instance" in places:
+        faults.reject(table, "instance", "cannot stand beside `base_url`: each says where it is; keep one")
+
+
+def _check_instance(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}[A-Za-z0-9])?", name):
+        raise Rejected("must be the name of a resource: letters, digits and hyphens; an address goes into `base_url`")
 
 
 def _check_proxy(url: str) -> None:
@@ -119,8 +142,6 @@ def _check_header(faults: Faults, table: Table, key: str, name: str, value: str)
 
 def _check_auth(auth: Table, faults: Faults) -> None:
     values, raw = auth.values, auth.raw
-    if values.get("allow_override"):
-        faults.reject(auth, "allow_override", "= true is not built yet; remove it")
     for group in (("header_name", "header_value"), ("param_name", "param_value", "param_location")):
         given = [name for name in group if name in raw]
         lacking = [name for name in group if name not in raw]
@@ -132,6 +153,18 @@ def _check_auth(auth: Table, faults: Faults) -> None:
         )
     if "header_name" in values:
         _check_header(faults, auth, "header_name", values["header_name"], "")
+
+
+def _check_override(auth: Table, kind: Kind | None, faults: Faults, *, has_keys: bool) -> None:
+    if not auth.values.get("allow_override"):
+        return
+    if kind is not None and kind.signs:
+        faults.reject(
+            auth, "allow_override", f'cannot be true: the requests of kind "{kind.name}" are signed or carry a token'
+        )
+    elif has_keys and str(auth.values.get("header_name", "")).lower() == "authorization":
+        text = "cannot be true for the header authorization: it is where clients send their `[[keys]]` of this gateway"
+        faults.reject(auth, "allow_override", text)
 
 
 def _check_model(model: Table, providers: Mapping[str, object], faults: Faults) -> set[str]:
@@ -192,33 +225,9 @@ def key_digest(key: Table) -> bytes:
     return hashlib.sha256(key.values["secret"].reveal().encode()).digest()
 
 
-def _check_routes(routes: list[Table], models: Mapping[str, object], faults: Faults) -> None:
-    paths: dict[str, Table] = {}
-    for route in routes:
-        _check_value(faults, route, "path", _check_path)
-        if (path := route.values.get("path")) in paths:
-            line = faults.line(paths[path].path)
-            faults.reject(route, "path", f"is {shown(path)}, like that of the route on line {line}; each needs its own")
-        elif path is not None:
-            paths[path] = route
-        model = route.values.get("model")
-        if model is not None and model not in models:
-            hint = nearest(model, models, quote='"', otherwise="there are")
-            faults.reject(route, "model", f"is {shown(model)}, which is not configured; {hint}")
-
-
-def _check_path(path: str) -> None:
-    if not path.startswith("/") or not re.fullmatch(r"[!-~]+", path) or "?" in path or "#" in path:
-        raise Rejected(f'must begin with "/" and hold only visible ASCII characters without ? and #, not {shown(path)}')
-    if path in BUILT_IN_PATHS:
-        raise Rejected(f"is {shown(path)}, which the gateway serves already; choose another")
-
-
 def _check_ports(document: Table, faults: Faults) -> list[str]:
     server: Table = document.values.get("server") or Table(("server",), {}, {})
     admin: Table = document.values.get("admin") or Table(("admin",), {}, {})
-    if server.values.get("workers", 1) > 1:
-        faults.reject(server, "workers", "above 1 is not built yet; remove it")
     for origin in server.values.get("cors_origins", []):
         if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", origin):
             text = f'has {shown(origin)}, which is no origin; write "*" or one such as "https://app.example.com"'
@@ -227,7 +236,9 @@ def _check_ports(document: Table, faults: Faults) -> list[str]:
     admin_bind = _bind(admin, AdminSettings().bind)
     # An `allow_anonymous` that could not be read has been reported; that it is not `true` need not be said as well.
     is_closed = bool(document.raw.get("keys") or server.raw.get("allow_anonymous"))
-    port_problems, admin_is_exposed = port_faults(data_bind, admin_bind, is_closed=is_closed)
+    port_problems, admin_is_exposed = port_faults(
+        data_bind, admin_bind, is_closed=is_closed, workers=server.values.get("workers", 1)
+    )
     for section, text in port_problems:
         faults.reject(server if section == "server" else admin, "bind", text)
     if admin_is_exposed:

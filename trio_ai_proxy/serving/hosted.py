@@ -39,6 +39,6 @@ def binds(receive: Any) -> list[str]:
 
 
 def workers(receive: Any) -> int:
-    """How many such workers there are."""
+    """How many such workers there are. (Hypercorn's `-w 0` is one, without a master in front.)"""
     lifespan = getattr(receive, "__self__", None)
-    return int(lifespan.config.workers) if isinstance(lifespan, Lifespan) else 1
+    return max(1, int(lifespan.config.workers)) if isinstance(lifespan, Lifespan) else 1

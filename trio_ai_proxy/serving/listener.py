@@ -28,16 +28,48 @@ def open_listener(bind: str) -> socket.socket:
         inherited = socket.socket(fileno=int(bind.removeprefix("fd://")))
         inherited.setblocking(False)
         return inherited
+    listener = _bound(bind)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def open_shared(bind: str, count: int) -> list[socket.socket]:
+    """`count` sockets that listen on one `host:port`; the system deals the connections out among them. Raises `ConfigError`.
+
+    A socket that shares may join whoever of this user shares the port already, so a second gateway on it would go unseen:
+    the port is first taken by a socket that does not.
+    """
+    first = _bound(bind)
+    if count > 1:
+        bind = address(first)  # port 0 has become a number
+        first.close()
+    opened = [first] if count == 1 else []
+    try:
+        while len(opened) < count:
+            opened.append(_bound(bind, is_shared=True))
+        for listener in opened:
+            listener.listen(_BACKLOG)
+    except ConfigError:
+        for listener in opened:
+            listener.close()
+        raise
+    return opened
+
+
+def _bound(bind: str, *, is_shared: bool = False) -> socket.socket:
     host, _, port = bind.rpartition(":")
     host = host.strip("[]")
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener: socket.socket | None = None
     try:
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind((host, int(port)))
-        listener.listen(_BACKLOG)
     except OSError as error:
-        listener.close()
+        if listener is not None:
+            listener.close()
         raise ConfigError([f"Cannot listen on {bind}: {error.strerror or error}."]) from error
     listener.setblocking(False)
     return listener

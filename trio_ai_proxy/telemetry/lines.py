@@ -1,12 +1,17 @@
 """Lines leave by a queue and a thread of their own: whoever has one to write never waits for a disk or a pipe.
 
 What does not fit is dropped and counted. Streams notice nothing of a full disk, a blocked pipe or a rotated file.
+
+Several processes may write to one file or pipe, and cut into no line of one another. A write to a file opened for appending
+is one piece. A write to a pipe is one piece up to PIPE_BUF bytes (POSIX, write()), so no more goes into one there, and no
+part of a line; only a line that is longer can be cut, by a pipe that is full.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import stat
 import threading
 from collections import deque
 from contextlib import suppress
@@ -133,9 +138,11 @@ class LineSink:
         written = 0
         try:
             descriptor = self._descriptor()
+            ends = [len(data)] if stat.S_ISREG(os.fstat(descriptor).st_mode) else _pieces(batch, int(self._is_torn))
             while written < len(data):
+                end = next(end for end in ends if end > written)
                 try:
-                    written += os.write(descriptor, data[written:])
+                    written += os.write(descriptor, data[written:end])
                 except BlockingIOError:
                     if not _becomes_writable(descriptor):
                         break
@@ -176,6 +183,18 @@ class LineSink:
         with self._lock:  # a thread that begins to write takes the same lock, and opens the file after it
             if not self._is_writing:
                 self._close()
+
+
+def _pieces(batch: list[bytes], begins: int) -> list[int]:
+    """Where to end each write: after as many whole lines as fit into PIPE_BUF bytes, one at least. `begins` bytes stand before
+    the first line."""
+    ends, start, end = [], 0, begins
+    for line in batch:
+        if end > start + begins and end + len(line) - start > select.PIPE_BUF:
+            ends.append(end)
+            start, begins = end, 0
+        end += len(line)
+    return [*ends, end]
 
 
 def _becomes_writable(descriptor: int) -> bool:

@@ -101,6 +101,11 @@ def get_logger(**facts: Any) -> FilteringBoundLogger:
     return logger
 
 
+def bind_facts(**facts: Any) -> None:
+    """Add `facts` to every line that this process logs from now on; to be called before Trio runs."""
+    structlog.contextvars.bind_contextvars(**facts)
+
+
 class _Bridge(logging.Handler):
     """What libraries log in the standard way, as lines like ours."""
 

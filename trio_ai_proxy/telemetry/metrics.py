@@ -68,6 +68,7 @@ class Metrics(Collector):
         self._models: set[str] = set()
         self._exchanges: Counter[Labels] = Counter()
         self._tokens: Counter[Labels] = Counter()
+        self._violations: Counter[Labels] = Counter()
         self._ttft: dict[Labels, Histogram] = {}
         self._gaps: dict[Labels, Histogram] = {}
         self._duration: dict[Labels, Histogram] = {}
@@ -102,6 +103,10 @@ class Metrics(Collector):
         if record.upstream_released_ms is not None:
             self._release.observe(record.upstream_released_ms / 1000)
 
+    def violation(self, side: str, provider: str) -> None:
+        """Count one stream that was not what a stream must be (`validate_streams`)."""
+        self._violations[side, provider] += 1
+
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics, and their content type: Prometheus' text, or OpenMetrics if the header `accept` wants it."""
         encode, content_type = choose_encoder(accept)
@@ -120,6 +125,12 @@ class Metrics(Collector):
             "Tokens of exchanges that ended. Cached ones are part of prompt, reasoning ones of completion.",
             ("kind", "source", *target),
             self._tokens,
+        )
+        yield _counter(
+            "stream_violations",
+            "Streams that broke the grammar of a stream: as the provider told it, or as the client was sent it.",
+            ("side", "provider"),
+            self._violations,
         )
         yield _histogram(
             "ttft_seconds", "From the request's acceptance to the first generated token.", target, self._ttft
