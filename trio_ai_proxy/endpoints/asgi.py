@@ -21,14 +21,16 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class Head:
-    """The head of one request: method, exact raw path, query and headers (names in lower case)."""
+    """The head of one request: method, exact raw path, query and headers (names in lower case); `captures` is what the route's
+    path has taken from it."""
 
-    __slots__ = ("headers", "method", "path", "query", "request", "request_id")
+    __slots__ = ("captures", "headers", "method", "path", "query", "request", "request_id")
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self.method: str = scope["method"]
         self.path: bytes = scope.get("raw_path") or scope["path"].encode()
         self.query: bytes = scope.get("query_string", b"")
+        self.captures: Mapping[str, str] = {}
         self.headers: dict[bytes, bytes] = {name.lower(): value for name, value in scope["headers"]}
         self.request: Any = scope.get("extensions", {}).get("trio_ai_proxy.request")  # under the guarded server only
         given = self.headers.get(b"x-request-id", b"")

@@ -1,4 +1,6 @@
-"""The data port: an exact table of raw path and method → endpoint. Nothing is decoded, joined or normalised on the way."""
+"""The data port: an exact table of raw path and method → endpoint, and after it the routes whose paths have gaps, in the order of
+the file. Nothing is decoded, joined or normalised on the way; what a gap took is decoded when its route has been found.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from trio_ai_proxy.endpoints.asgi import Head, answer, answer_json, openai_error
 from trio_ai_proxy.endpoints.generate import Generate
 from trio_ai_proxy.errors import MethodNotAllowed, ProxyError, UnknownModel, UnknownPath
 from trio_ai_proxy.relay.writer import error_headers
+from trio_ai_proxy.routing.paths import PathPattern
 
 if TYPE_CHECKING:
     from trio_ai_proxy.endpoints.asgi import Headers, Receive, Send
@@ -30,13 +33,19 @@ class DataPort:
         self._table: dict[bytes, dict[str, Endpoint]] = {
             b"/v1/chat/completions": {"POST": Generate(services, chat).handle},
             b"/v1/completions": {"POST": Generate(services, text).handle},
+            b"/v1/embeddings": {"POST": Generate(services, DIALECTS["llm/v1/embeddings"]).handle},
             b"/v1/models": {"GET": self._models},
             b"/healthz": {"GET": self._health},
             b"/readyz": {"GET": self._ready},
         }
+        self._patterns: list[tuple[PathPattern, dict[str, Endpoint]]] = []
         for route in services.settings.routes:
             endpoint = Generate(services, DIALECTS[route.route_type], route.model)
-            self._table[route.path.encode("ascii")] = {"POST": endpoint.handle}
+            pattern = PathPattern.parse(route.path)
+            if pattern.names:
+                self._patterns.append((pattern, {"POST": endpoint.handle}))
+            else:
+                self._table[route.path.encode("ascii")] = {"POST": endpoint.handle}
         self._model: dict[str, Endpoint] = {"GET": self._one_model}
         self._origins = frozenset(services.settings.server.cors_origins)
 
@@ -63,6 +72,8 @@ class DataPort:
         if methods is None and head.path.startswith(_MODEL_PREFIX) and len(head.path) > len(_MODEL_PREFIX):
             methods = self._model
         if methods is None:
+            methods = self._match(head)
+        if methods is None:
             raise UnknownPath(f"Nothing is served at {head.path.decode('ascii', 'backslashreplace')[:200]}.")
         if head.method == "OPTIONS" and self._origins and b"origin" in head.headers:
             return None
@@ -71,6 +82,15 @@ class DataPort:
             allow = ", ".join(methods)
             raise MethodNotAllowed(f"{head.method[:20]} is not served here; {allow} is.", allow=allow)
         return endpoint
+
+    def _match(self, head: Head) -> dict[str, Endpoint] | None:
+        """The first route with gaps that takes this path."""
+        for pattern, methods in self._patterns:
+            captures = pattern.match(head.path)
+            if captures is not None:
+                head.captures = captures
+                return methods
+        return None
 
     def _cors(self, head: Head) -> Headers:
         """The headers by which a page of a configured origin may read the answer (the Fetch standard's CORS protocol)."""
@@ -82,7 +102,10 @@ class DataPort:
             (b"access-control-allow-origin", allowed.encode("latin-1")),
             (b"access-control-allow-methods", b"GET, POST"),
             (b"access-control-allow-headers", head.headers.get(b"access-control-request-headers", b"*")),
-            (b"access-control-expose-headers", b"x-request-id, x-llm-provider, x-llm-model, retry-after"),
+            (
+                b"access-control-expose-headers",
+                b"x-request-id, x-llm-provider, x-llm-model, x-llm-dropped, retry-after",
+            ),
             (b"access-control-max-age", b"600"),
             (b"vary", b"origin"),
         ]

@@ -27,6 +27,8 @@ from trio_ai_proxy.relay.counting import settle_usage
 from trio_ai_proxy.relay.exchange import Exchange
 from trio_ai_proxy.relay.run import run_exchange
 from trio_ai_proxy.relay.writer import conclude
+from trio_ai_proxy.routing.caller import Caller
+from trio_ai_proxy.routing.placeholders import fill_model
 
 if TYPE_CHECKING:
     from trio_ai_proxy.dialects.base import Dialect
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Generate:
-    """One dialect at one path; `model` is the one that the path fixes, or None."""
+    """One dialect at one path; `model` is the one that the path fixes, perhaps with placeholders, or None."""
 
     def __init__(self, services: Services, dialect: Dialect, model: str | None = None) -> None:
         self._services = services
@@ -47,7 +49,8 @@ class Generate:
         """Serve one request. Raises nothing but cancellation, and writes exactly one record."""
         services = self._services
         exchange = Exchange(head.request_id, self._dialect, services.live, now=trio.current_time())
-        client = Client(send, headers)
+        is_direct = head.request is not None and send == head.request.send
+        client = Client(send, headers, head.request if is_direct else None)
         services.live.add(exchange)
         try:
             key = self._check_head(head, exchange)
@@ -55,11 +58,11 @@ class Generate:
             if head.request is not None:
                 exchange.departure_is_told = True
                 await head.request.subscribe(body.add, partial(_left, exchange, body, head))
-                await self._serve(exchange, client, body, key)
+                await self._serve(exchange, client, body, key, head)
             else:
                 async with trio.open_nursery() as request:
                     request.start_soon(_pump, receive, body, exchange, head)
-                    await self._serve(exchange, client, body, key)
+                    await self._serve(exchange, client, body, key, head)
                     request.cancel_scope.cancel()
         except ProxyError as error:
             exchange.settle(Cause.REFUSED, error)
@@ -93,7 +96,7 @@ class Generate:
             raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
         return key
 
-    async def _serve(self, exchange: Exchange, client: Client, body: Body, key: KeySettings | None) -> None:
+    async def _serve(self, exchange: Exchange, client: Client, body: Body, key: KeySettings | None, head: Head) -> None:
         services = self._services
         exchange.phase = "body"
         seconds = services.settings.timeouts.body
@@ -110,9 +113,11 @@ class Generate:
             return
         try:
             exchange.body_bytes = body.size
-            request = self._dialect.parse_request(body.content(), model=self._model)
+            caller = Caller(head.headers, head.query, head.captures)
+            model = fill_model(self._model, caller) if self._model is not None else None
+            request = self._dialect.parse_request(body.content(), model=model)
             exchange.model = request.model
-            plan = services.plan(request, key)
+            plan = services.plan(request, key, caller)
         except ClientError as error:
             exchange.settle(Cause.REFUSED, error)
             await conclude(exchange, client)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.guards.auth import Keyring
     from trio_ai_proxy.relay.client import Client
     from trio_ai_proxy.relay.exchange import Exchange, Live, Plan
+    from trio_ai_proxy.routing.caller import Caller
     from trio_ai_proxy.routing.routes import Routes
     from trio_ai_proxy.settings import KeySettings, Settings
     from trio_ai_proxy.telemetry.metrics import Metrics
@@ -25,8 +26,8 @@ class Services(Protocol):
     draining: bool
     started_at: int
 
-    def plan(self, request: ChatRequest, key: KeySettings | None) -> Plan:
-        """Where `request` goes and how. Raises `ClientError`."""
+    def plan(self, request: ChatRequest, key: KeySettings | None, caller: Caller) -> Plan:
+        """Where `request` of `caller` goes and how. Raises `ClientError`."""
         ...
 
     def begin(self, exchange: Exchange, plan: Plan) -> None:

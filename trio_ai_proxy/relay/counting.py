@@ -25,7 +25,8 @@ async def settle_usage(exchange: Exchange) -> tuple[TokenUsage, UsageSource]:
     if exchange.usage is None:
         prompt_tokens: int | None = None
         meter, plan = exchange.meter, exchange.plan
-        if meter is not None and plan is not None and not meter.has_report and exchange.body_bytes > _INLINE_BYTES:
+        is_told = meter is None or meter.has_report or meter.reported_prompt > 0
+        if not is_told and plan is not None and exchange.body_bytes > _INLINE_BYTES:
             with trio.move_on_after(_PATIENCE):
                 prompt_tokens = await trio.to_thread.run_sync(
                     count_prompt, plan.request.fields, plan.request.operation, exchange.encoding,
@@ -51,4 +52,5 @@ def usage_now(exchange: Exchange, prompt_tokens: int | None = None) -> tuple[Tok
         return count_prompt(plan.request.fields, plan.request.operation, encoding)
 
     usage, source = meter.usage(count)
-    return usage, "estimated" if source == "counted" and long and prompt_tokens is None else source
+    is_uncounted = long and prompt_tokens is None and not meter.reported_prompt
+    return usage, "estimated" if source == "counted" and is_uncounted else source

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from trio_ai_proxy.errors import ProxyError
     from trio_ai_proxy.guards.slots import Slots
     from trio_ai_proxy.providers.base import Provider
+    from trio_ai_proxy.relay.override import Override
+    from trio_ai_proxy.relay.scrutiny import Scrutiny
     from trio_ai_proxy.settings import ModelSettings, Timeouts
     from trio_ai_proxy.upstream.client import UpstreamClient
 
@@ -52,6 +54,7 @@ class Plan:
     ask_stream     the provider is asked for one
     hide_usage     the client did not ask for the usage chunk
     client_model   the name to show to the client in place of the provider's, or None where they are the same
+    override       the client's own credential, which goes out in place of ours, or None
     """
 
     request: ChatRequest
@@ -61,6 +64,7 @@ class Plan:
     ask_stream: bool
     hide_usage: bool
     client_model: str | None
+    override: Override | None = None
 
 
 class Live:
@@ -96,7 +100,7 @@ class Exchange:
     __slots__ = (
         "abandoned", "accepted_at", "attempts", "body_bytes", "departure_is_told", "dialect", "encoding", "key",
         "live", "meter", "model", "opened_at", "outcome", "phase", "plan", "receiving", "released_at", "request_id",
-        "settled_at", "upstream", "usage", "whole",
+        "scrutiny", "settled_at", "upstream", "usage", "whole",
     )  # fmt: skip
 
     def __init__(self, request_id: str, dialect: Dialect, live: Live, *, now: float) -> None:
@@ -107,6 +111,7 @@ class Exchange:
         self.model = ""  # the name that the client asked for
         self.plan: Plan | None = None
         self.meter: Meter | None = None
+        self.scrutiny: Scrutiny | None = None
         self.encoding: Encoding | None = None
         self.usage: tuple[TokenUsage, UsageSource] | None = None
         self.body_bytes = 0

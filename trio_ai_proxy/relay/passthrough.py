@@ -7,13 +7,14 @@ the client is not to see is left out whole: no frame is taken apart and put toge
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
+from typing_extensions import override
 
 from trio_ai_proxy.chat.events import GENERATION, Ended, Event, Failed, Started, TextDelta, UsageReported
-from trio_ai_proxy.errors import UpstreamError, UpstreamProtocolError
+from trio_ai_proxy.errors import UpstreamProtocolError
+from trio_ai_proxy.relay.path import Batch, FramedPath
 
 if TYPE_CHECKING:
     from trio_ai_proxy.framing.frame import Frame, Framer
@@ -25,25 +26,7 @@ _MODEL = re.compile(rb'("model"\s*:\s*)("(?:[^"\\]|\\.)*")')
 _SOME_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 
 
-@dataclass(slots=True)
-class Batch:
-    """What one chunk came to.
-
-    out     whole frames for the client, in order, joined; a batch with an error has those that came before it
-    events  what the frames say, those included that the client does not see
-    alive   whether the sender showed life: a frame or a comment was completed
-    ended   whether the stream is over and whole
-    error   why it is over and not whole, or None
-    """
-
-    out: bytes = b""
-    events: list[Event] = field(default_factory=list)
-    alive: bool = False
-    ended: bool = False
-    error: UpstreamError | None = None
-
-
-class PassThrough:
+class PassThrough(FramedPath):
     """One streamed answer on its way from a provider to a client of the same wire.
 
     client_model  the name that the client shall read in place of the provider's, or None to leave it
@@ -52,62 +35,26 @@ class PassThrough:
     Left out: the provider's terminal (the caller writes one that fits the outcome) and what follows it, a frame that
     reports an error, pings, and comments before generation begins (they would pass for the beginning of an answer).
 
-    Never raises for what a provider does wrong: a broken frame, a cut stream and a reported error are all `Failed` in
-    `events` and `error`, so that what came before in the same chunk is neither lost nor unpaid. After `ended` or
-    `error` there is nothing more.
-
-    usage_sent  whether the client has been given the provider's own usage
+    See `Path` for the rest.
     """
 
     def __init__(
         self, framer: Framer, decoder: Stage[Frame, Event], *, client_model: str | None, hide_usage: bool
     ) -> None:
-        self.usage_sent = False
-        self._framer = framer
-        self._decoder = decoder
+        super().__init__(framer, decoder)
         self._rename = None if client_model is None else _Rename(client_model)
         self._hide_usage = hide_usage
         self._is_generating = False
-        self._is_over = False
 
-    def feed(self, chunk: bytes) -> Batch:
-        if self._is_over:
-            return Batch()
-        try:
-            frames = self._framer.feed(chunk)
-        except UpstreamProtocolError as error:
-            return self._end(Batch(), error)
-        if not frames:
-            return Batch(alive=self._framer.alive)
-        return self._pass(frames)
-
+    @override
     def close(self) -> Batch:
-        """The provider has closed the stream: what is left of it, and whether it was whole."""
-        if self._is_over:
-            return Batch()
-        try:
-            frames = self._framer.close()
-        except UpstreamProtocolError as error:
-            return self._end(Batch(), error)
-        batch = self._pass(frames)
+        batch = super().close()
         if batch.out:
             # The last frame lacks its blank line, and what the caller writes next would become part of it.
             batch.out += b"\n\n"
-        if batch.ended or batch.error is not None:
-            return batch
-        try:
-            batch.events += self._decoder.close()
-        except UpstreamProtocolError as error:
-            return self._end(batch, error)
-        self._is_over = batch.ended = True
         return batch
 
-    def _end(self, batch: Batch, error: UpstreamError) -> Batch:
-        self._is_over = True
-        batch.events.append(Failed(error))
-        batch.error = error
-        return batch
-
+    @override
     def _pass(self, frames: list[Frame]) -> Batch:
         decode = self._decoder.feed
         rename = self._rename

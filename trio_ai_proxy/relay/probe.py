@@ -9,6 +9,7 @@ import trio
 from trio_ai_proxy.chat.request import ChatRequest
 from trio_ai_proxy.errors import ProxyError
 from trio_ai_proxy.upstream.attempt import check_answer, check_stream
+from trio_ai_proxy.upstream.authorise import authorise
 
 if TYPE_CHECKING:
     from trio_ai_proxy.relay.exchange import Target
@@ -29,6 +30,9 @@ async def probe(target: Target) -> str | None:
     try:
         with trio.fail_after(_PATIENCE):
             prepared = target.provider.prepare(request, model=target.model, stream=request.stream)
+            authority = target.provider.authority
+            if authority is not None:
+                prepared = await authorise(authority, prepared, target.client, connect=target.timeouts.connect)
             response = await target.client.open(prepared, connect=target.timeouts.connect)
             try:
                 check = check_stream if request.stream else check_answer

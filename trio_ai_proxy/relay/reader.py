@@ -8,6 +8,7 @@ deadline from each event. It stands still while we wait for the client.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,18 +31,24 @@ from trio_ai_proxy.errors import (
 from trio_ai_proxy.relay.counting import settle_usage
 from trio_ai_proxy.relay.exchange import MAX_ABANDONED_BYTES
 from trio_ai_proxy.relay.passthrough import PassThrough, rename_model
-from trio_ai_proxy.upstream.attempt import check_answer, check_stream
+from trio_ai_proxy.relay.translation import Names, Translation
+from trio_ai_proxy.upstream.attempt import check_answer, check_stream, media_type_of
+from trio_ai_proxy.upstream.authorise import authorise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_ai_proxy.relay.client import Client
     from trio_ai_proxy.relay.exchange import Exchange, Plan
+    from trio_ai_proxy.relay.path import Batch, Path
     from trio_ai_proxy.upstream.client import UpstreamResponse
 
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_FOLDED_BYTES = 4 * MAX_ANSWER_BYTES  # a streamed token takes up about 250 bytes: half a million of them
 MAX_HELD_BYTES = 1 * 2**20
 _TAIL_SECONDS = 0.25
+_LONE_CHUNKS = 2
+_LONE_BYTES = 4096
 
 
 class Last(bytes):
@@ -50,10 +57,13 @@ class Last(bytes):
 
 @dataclass(slots=True)
 class Stream:
-    """What the reader tells the writer besides bytes: what a made-up usage chunk needs."""
+    """What the reader tells the writer besides bytes: what a made-up usage chunk needs, which fields of the request the
+    provider has not been told, and when it last sent the client something past the writer."""
 
     started: Started | None = None
     usage_sent: bool = False
+    dropped: tuple[str, ...] = ()
+    passed_at: float = -math.inf
 
 
 async def read_upstream(
@@ -61,6 +71,7 @@ async def read_upstream(
     plan: Plan,
     stream: Stream,
     to_writer: trio.MemorySendChannel[bytes],
+    client: Client,
     report_bug: Callable[[Exchange, BaseException], None],
 ) -> None:
     """Make the attempt and send what the client is to get. When this returns the answer is whole or the outcome is
@@ -71,12 +82,14 @@ async def read_upstream(
     async with to_writer:
         try:
             with scope:
-                await _Attempt(exchange, plan, stream, to_writer).run()
+                await _Attempt(exchange, plan, stream, to_writer, client).run()
             if scope.cancelled_caught and not exchange.ended and not exchange.whole:
                 seconds = plan.target.timeouts.total
                 error = UpstreamTimeout("total", seconds, f"The exchange was not over within {seconds:g} s.")
                 exchange.settle(Cause.TIMEOUT_TOTAL, error)
         except UpstreamError as error:
+            if plan.override is not None:
+                plan.override.scrub(error)
             exchange.settle(_cause_of(error), error)
         except Overloaded as error:
             exchange.settle(Cause.TIMEOUT_QUEUE, error)
@@ -111,8 +124,14 @@ class _Attempt:
     """One try at one target."""
 
     def __init__(
-        self, exchange: Exchange, plan: Plan, stream: Stream, to_writer: trio.MemorySendChannel[bytes]
+        self,
+        exchange: Exchange,
+        plan: Plan,
+        stream: Stream,
+        to_writer: trio.MemorySendChannel[bytes],
+        client: Client,
     ) -> None:
+        self._client = client
         self._exchange = exchange
         self._plan = plan
         self._stream = stream
@@ -153,15 +172,23 @@ class _Attempt:
         exchange, plan = self._exchange, self._plan
         provider = plan.target.provider
         request = provider.prepare(plan.request, model=plan.target.model, stream=plan.ask_stream)
+        self._stream.dropped = request.dropped
+        if plan.override is not None:
+            request = plan.override.apply(request)
         await trio.lowlevel.checkpoint_if_cancelled()  # who has gone by now costs no request
         exchange.phase = "connect"
+        if provider.authority is not None:
+            request = await authorise(provider.authority, request, plan.target.client, connect=self._timeouts.connect)
         exchange.opened_at = trio.current_time()
         try:
             response = await plan.target.client.open(
                 request, connect=self._timeouts.connect, sent=partial(setattr, exchange, "phase", "first_token")
             )
+            del request  # it may be long, and the answer may take long
             try:
                 exchange.phase = "first_token"
+                if response.status == 401 and provider.authority is not None:
+                    provider.authority.reject()
                 if not plan.ask_stream:
                     await check_answer(response, provider)
                     await self._read_answer(response)
@@ -179,16 +206,19 @@ class _Attempt:
     # -- a stream for a client that wants one ---------------------------------------------------------------------------
 
     async def _read_stream(self, response: UpstreamResponse) -> None:
-        provider, plan = self._plan.target.provider, self._plan
-        path = PassThrough(
-            provider.framer(), provider.decoder(plan.request.operation),
-            client_model=plan.client_model, hide_usage=plan.hide_usage,
-        )  # fmt: skip
+        path = self._path(response)
         held: list[bytes] = []  # what came before the first token: it opens no gate
         held_bytes = 0
+        lone = 0  # how many chunks in a row came by themselves
         while True:
-            data = await self._read(response)
-            batch = path.feed(data) if data else path.close()
+            batch: Batch | None = None
+            if lone >= _LONE_CHUNKS and response.can_watch and self._client.can_send_now and not self._exchange.ended:
+                data, out = b"", b""  # nothing of the past is kept while we wait
+                batch = await self._watch(response, path)
+            if batch is None:
+                data = await self._read(response)
+                batch = path.feed(data) if data else path.close()
+                lone = lone + 1 if self._generating and 0 < len(data) <= _LONE_BYTES else 0
             if batch.events:
                 self._observe(batch.events)
             out = batch.out
@@ -218,6 +248,67 @@ class _Attempt:
                 return
             if batch.alive:
                 self._clock.deadline = trio.current_time() + self._timeouts.idle
+
+    async def _watch(self, response: UpstreamResponse, path: Path) -> Batch | None:
+        """While the client keeps up and the provider sends more of the same, chunks pass from socket to socket without a
+        task being woken. Returns the batch that needs more than that, or None: then it is for `read` to see what there is.
+
+        The idle deadline is not armed again for each chunk: when it passes, we look whether there was life since.
+        """
+        for _ in range(2):  # the writer takes its last piece to the client; of two tasks either may come first
+            await trio.lowlevel.checkpoint()
+            if self._to_writer.statistics().tasks_waiting_receive:
+                break
+        else:
+            return None  # it is not done with it
+        exchange, client, stream, now = self._exchange, self._client, self._stream, trio.current_time
+        idle = self._timeouts.idle
+        silent_at = self._clock.deadline
+        left: Batch | None = None
+
+        def take(data: bytes) -> bool:
+            nonlocal silent_at, left
+            batch = path.feed(data)
+            out = batch.out
+            if batch.ended or batch.error is not None or exchange.ended or (out and not client.send_now(out)):
+                left = batch
+                return False
+            seen_at = now()
+            if out:
+                stream.passed_at = seen_at
+            if batch.events:
+                self._observe(batch.events, seen_at)
+            if batch.alive:
+                silent_at = seen_at + idle
+            return not client.backlog
+
+        self._clock.deadline = math.inf
+        while True:
+            with trio.CancelScope(deadline=silent_at) as patience:
+                await response.watch(take)
+            if not patience.cancelled_caught or silent_at <= now():
+                break
+        self._clock.deadline = silent_at  # where it has passed, `read` gets what may have come in the last moment
+        if left is None and client.backlog:
+            await self._send(b"")
+        return left
+
+    def _path(self, response: UpstreamResponse) -> Path:
+        plan, dialect = self._plan, self._exchange.dialect
+        provider = plan.target.provider
+        framer, decoder = provider.framer(media_type_of(response.headers)), provider.decoder(plan.request)
+        if provider.wire == dialect.wire:
+            return PassThrough(framer, decoder, client_model=plan.client_model, hide_usage=plan.hide_usage)
+        return Translation(framer, decoder, dialect, self._names(), plan.request)
+
+    def _names(self) -> Names:
+        plan = self._plan
+        return Names(
+            id=f"chatcmpl-{self._exchange.request_id}",
+            model=plan.client_model,
+            asked=plan.request.model,
+            created=int(time.time()),
+        )
 
     async def _read(self, response: UpstreamResponse) -> bytes:
         try:
@@ -261,9 +352,8 @@ class _Attempt:
     async def _read_and_fold(self, response: UpstreamResponse) -> None:
         """The provider streams, the client wants it at once."""
         provider = self._plan.target.provider
-        path = PassThrough(
-            provider.framer(), provider.decoder(self._plan.request.operation), client_model=None, hide_usage=True
-        )
+        framer, decoder = provider.framer(media_type_of(response.headers)), provider.decoder(self._plan.request)
+        path = PassThrough(framer, decoder, client_model=None, hide_usage=True)
         fold = Fold()
         size = 0
         while True:
@@ -285,27 +375,46 @@ class _Attempt:
                 break
             if batch.alive and self._generating:
                 self._clock.deadline = trio.current_time() + self._timeouts.idle
-        usage, _ = await settle_usage(self._exchange)
-        answer = replace(fold.answer(), usage=usage)
-        if self._plan.client_model is not None:
-            answer = replace(answer, model=self._plan.client_model)
-        await self._finish(self._exchange.dialect.encode_answer(answer))
+        await self._finish(await self._encode_answer(fold))
         await self._read_tail(response)
 
+    async def _encode_answer(self, fold: Fold) -> bytes:
+        usage, _ = await settle_usage(self._exchange)
+        answer = fold.answer()
+        names = self._names().complete(Started(answer.id, answer.model, answer.created, answer.system_fingerprint))
+        answer = replace(answer, id=names.id, model=names.model, created=names.created, usage=usage)
+        return self._exchange.dialect.encode_answer(answer, self._plan.request)
+
     async def _read_answer(self, response: UpstreamResponse) -> None:
-        """The provider's document is the client's: it passes as it came, but for the model's name."""
+        """The provider's document. Where it is the client's as well, it passes as it came, but for the model's name."""
         plan = self._plan
         self._generating = True  # the head is there: from here on it is the idle deadline that holds
         self._exchange.phase = "streaming"
         body = await self._read_whole(response)
-        events = plan.target.provider.read_answer(plan.request.operation, body)
+        provider, dialect = plan.target.provider, self._exchange.dialect
+        events = provider.read_answer(plan.request, body)
         self._observe(events)
         for event in events:
             if isinstance(event, Failed):
                 raise event.error
+        if plan.stream:
+            await self._stream_answer(events)
+            return
+        if provider.wire != dialect.wire:
+            fold = Fold()
+            for event in events:
+                fold.add(event)
+            await self._finish(await self._encode_answer(fold))
+            return
         if plan.client_model is not None and self._stream.started is not None:
             body = rename_model(body, self._stream.started.model, plan.client_model)
         await self._finish(body)
+
+    async def _stream_answer(self, events: list[Event]) -> None:
+        """A stream for the client of a provider that has none: what it said, in one piece, when it has said it."""
+        started = self._names().complete(self._stream.started or Started("", ""))
+        self._stream.started = started
+        await self._finish(Last(self._exchange.dialect.encoder(started, self._plan.request).feed(events)))
 
     async def _read_whole(self, response: UpstreamResponse) -> bytes:
         chunks: list[bytes] = []
@@ -327,9 +436,11 @@ class _Attempt:
         await self._to_writer.send(body)
         self._to_writer.close()
 
-    def _observe(self, events: list[Event]) -> None:
+    def _observe(self, events: list[Event], now: float | None = None) -> None:
         meter = self._exchange.meter
         if meter is not None:
-            meter.observe(events, trio.current_time())
+            meter.observe(events, trio.current_time() if now is None else now)
+        if self._exchange.scrutiny is not None:
+            self._exchange.scrutiny.observe(events)
         if self._stream.started is None:
             self._stream.started = next((event for event in events if isinstance(event, Started)), None)

@@ -27,10 +27,11 @@ async def run_exchange(
     """Relay one answer from the provider to the client, at the pace of the slower of the two. Raises nothing but
     cancellation; `report_bug` gets what else went wrong."""
     stream = Stream()
+    client.scrutiny = exchange.scrutiny
     to_writer, from_reader = trio.open_memory_channel[bytes](0)
     try:
         async with trio.open_nursery() as pair:
-            pair.start_soon(read_upstream, exchange, plan, stream, to_writer, report_bug)
+            pair.start_soon(read_upstream, exchange, plan, stream, to_writer, client, report_bug)
             try:
                 await write_client(exchange, plan, stream, from_reader, client)
             except Exception as error:

@@ -26,6 +26,7 @@ EVENT_STREAM: Headers = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # a proxy in front must not gather what is meant to arrive piece by piece
 ]
+_MAX_DROPPED = 1000  # characters of the header that names what was left out
 
 
 async def write_client(
@@ -40,7 +41,7 @@ async def write_client(
         if plan.stream:
             await _write_stream(plan, exchange, stream, from_reader, client)
         else:
-            await _write_answer(exchange, from_reader, client)
+            await _write_answer(exchange, stream, from_reader, client)
     if exchange.whole and not exchange.ended:
         await _settle_completed(exchange)
     if exchange.ended:
@@ -56,16 +57,17 @@ async def _write_stream(
             if keep_alive is None:
                 block = await from_reader.receive()
             else:
-                with trio.move_on_after(keep_alive) as silence:
-                    block = await from_reader.receive()
-                if silence.cancelled_caught:
-                    block = exchange.dialect.keep_alive
+                said = await _receive_in_time(from_reader, stream, keep_alive)
+                block = exchange.dialect.keep_alive if said is None else said
         except trio.EndOfChannel:
             return
         if exchange.outcome.cause is Cause.CLIENT_GONE:
             continue  # read on for its usage: nobody takes it, and nobody shall count it as sent
+        if not block and not isinstance(block, Last):
+            await client.flush()
+            continue
         if client.status is None:
-            await client.start(200, EVENT_STREAM)
+            await client.start(200, EVENT_STREAM + _dropped(stream))
         if exchange.departure_is_told and isinstance(block, Last):
             exchange.whole = True
             await client.finish(block + await _usage_chunk(exchange, plan, stream) + exchange.dialect.terminal)
@@ -74,15 +76,43 @@ async def _write_stream(
         await client.send(block)
 
 
-async def _write_answer(exchange: Exchange, from_reader: trio.MemoryReceiveChannel[bytes], client: Client) -> None:
+async def _receive_in_time(
+    from_reader: trio.MemoryReceiveChannel[bytes], stream: Stream, keep_alive: float
+) -> bytes | None:
+    """The next block, or None when the client has been sent nothing for `keep_alive` seconds, past the writer either. Raises
+    `trio.EndOfChannel`."""
+    due = trio.current_time() + keep_alive
+    while True:
+        with trio.CancelScope(deadline=due):
+            return await from_reader.receive()
+        due = stream.passed_at + keep_alive
+        if due <= trio.current_time():
+            return None
+
+
+def _dropped(stream: Stream) -> Headers:
+    """The header that names what the provider has not been told, where there is such a thing.
+
+    The names may be the client's own, and of any length: a header holds printable ASCII, and is no place for a novel.
+    """
+    if not stream.dropped:
+        return []
+    names = "".join(letter if " " <= letter <= "~" else "?" for letter in ", ".join(stream.dropped)[:_MAX_DROPPED])
+    return [(b"x-llm-dropped", names.strip().encode())]
+
+
+async def _write_answer(
+    exchange: Exchange, stream: Stream, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
+) -> None:
     async for body in from_reader:
         if exchange.outcome.cause is Cause.CLIENT_GONE:
             continue
         if exchange.departure_is_told:
-            await client.answer(200, body, [])
+            await client.answer(200, body, _dropped(stream))
             exchange.settle(Cause.COMPLETED)
             return
-        await client.start(200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))])
+        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *_dropped(stream)]
+        await client.start(200, head)
         await client.send(body)
         # Before the end is said, for with that the server reports the client as gone.
         await _settle_completed(exchange)
@@ -107,7 +137,7 @@ async def conclude(
         return
     if outcome.cause is Cause.COMPLETED and plan is not None and plan.stream:
         if client.status is None:  # whole, and without a single token
-            await client.start(200, EVENT_STREAM)
+            await client.start(200, EVENT_STREAM + (_dropped(stream) if stream is not None else []))
         await client.finish(await _usage_chunk(exchange, plan, stream) + exchange.dialect.terminal)
         return
     error = outcome.error or InternalError("The gateway failed; its log tells more under this request id.")

@@ -144,6 +144,7 @@ class GuardedServer(TCPServer):
                         break
                     continue
                 await self.protocol.receive(data)
+                data = b""  # what was read, a long prompt perhaps, must not stay for as long as its answer takes
                 await self._wait_for_room()
         # A half-closed client cannot be told from one that has left, and such clients have practically disappeared.
         self.protocol.closed()
@@ -218,6 +219,19 @@ class GuardedServer(TCPServer):
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
+    def push_now(self, data: bytes) -> bytes | None:
+        """Write as much of `data` as the socket takes at once, and return the rest; None if nothing may be written now."""
+        if self._broken or self._tls or self.send_lock.locked():
+            return None
+        try:
+            sent = self._raw.send(data)
+        except BlockingIOError:
+            return data
+        except OSError:
+            self._lost()
+            return b""
+        return data[sent:]
+
     async def push(self, data: bytes) -> None:
         """Write `data`: at once if the socket takes it, else as it takes it. Returns when all is handed over, or when the
         client is gone; the application learns of that from `receive`."""
@@ -234,14 +248,14 @@ class GuardedServer(TCPServer):
             if sent == len(data):
                 return
             data = data[sent:]
-        async with self.send_lock:
-            try:
+        try:
+            async with self.send_lock:
                 await (self._push_tls(data) if self._tls else self._push_rest(data))
-            except trio.Cancelled:
-                self.abort()  # a part of a chunk may be out
-                raise
-            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                self._lost()
+        except trio.Cancelled:
+            self.abort()  # a part of a chunk may be out
+            raise
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._lost()
 
     async def _push_rest(self, data: bytes) -> None:
         rest = memoryview(data)

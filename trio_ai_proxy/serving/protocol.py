@@ -9,7 +9,6 @@ answer is complete are kept, bounded, and never stop the reading, so that a depa
 from __future__ import annotations
 
 import json
-from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -56,7 +55,7 @@ class Protocol:
         self.stream: GuardedStream | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._request: Request | None = None  # the one that is being read
-        self._waiting: deque[Request] = deque()  # pipelined behind the one that is being answered
+        self._waiting: list[Request] = []  # pipelined behind the one that is being answered
         self._head_bytes = 0
         self._early_bytes = 0
         self._refusal: BadRequest | None = None
@@ -266,7 +265,7 @@ class Protocol:
             self._deaf = True
             self.tcp.linger()
         elif self._waiting:
-            self._start(self._waiting.popleft())
+            self._start(self._waiting.pop(0))
         elif self._request is None:
             self.tcp.set_idle(True)
 

@@ -10,7 +10,6 @@ is this object, and `on_departure` is called when the client has gone.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -44,7 +43,7 @@ class Request:
         self.keep_alive = True
         self.awaits_continue = False
         self.is_complete = False
-        self.body: deque[bytes] = deque()
+        self.body: list[bytes] = []
         self.unread_bytes = 0
         self.arrived: trio.Event | None = None
         self._listener: Callable[[bytes, bool], None] | None = None
@@ -192,7 +191,7 @@ class GuardedStream:
             await self.protocol.send_continue(request)
         while True:
             if request.body:
-                data = request.body.popleft() if len(request.body) == 1 else b"".join(request.body)
+                data = request.body[0] if len(request.body) == 1 else b"".join(request.body)
                 request.body.clear()
                 request.unread_bytes = 0
                 self.tcp.resume_reading()
@@ -216,6 +215,30 @@ class GuardedStream:
             self._start_response(int(message["status"]), message.get("headers", ()))
         else:
             raise UnexpectedMessageError(self.state, kind)
+
+    @property
+    def can_write_now(self) -> bool:
+        """Whether `write_now` can be used for the rest of this answer: it has begun, in chunks, on a connection without TLS."""
+        return self.state is ASGIHTTPState.RESPONSE and self._chunked and not self.closed and self.tcp.scheme == "http"
+
+    def write_now(self, data: bytes) -> bool:
+        """Hand more of the body to the socket, past `send`, if it can be done without waiting: an answer has begun, nothing
+        else is on its way out, and there is no TLS. False: it cannot, and nothing was written.
+
+        What the socket did not take stays in `backlog` and leaves before anything else; the next `send` waits for it.
+        """
+        if self._head or not data or not self.can_write_now:  # a chunk of nothing would be the end
+            return False
+        rest = self.tcp.push_now(b"%x\r\n%b\r\n" % (len(data), data))
+        if rest is None:
+            return False
+        self._head = rest
+        return True
+
+    @property
+    def backlog(self) -> bool:
+        """Whether bytes wait for the next `send`."""
+        return bool(self._head)
 
     def _start_response(self, status: int, given: Any) -> None:
         """Prepare the head; it leaves together with the first bytes of the body, in one segment."""

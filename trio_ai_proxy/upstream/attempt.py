@@ -15,7 +15,7 @@ import trio
 from trio_ai_proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from trio_ai_proxy.providers.base import Provider
     from trio_ai_proxy.upstream.client import UpstreamResponse
@@ -35,18 +35,18 @@ _NAMED = frozenset(
 
 
 def judge_stream(
-    status: int, headers: Mapping[str, str], *, media_type: str = EVENT_STREAM
+    status: int, headers: Mapping[str, str], *, media_types: Collection[str] = (EVENT_STREAM,)
 ) -> Literal["stream", "answer", "error"]:
-    """What the body is where a stream of `media_type` was asked for: that stream; one JSON document (perhaps an error
-    that came with a good status); or the explanation of a status from 400 up. `headers` have lower-case names.
+    """What the body is where a stream was asked for: one of those `media_types`; one JSON document (perhaps an error that
+    came with a good status); or the explanation of a status from 400 up. `headers` have lower-case names.
 
     Raises `UpstreamProtocolError` for everything else.
     """
     if status >= 400:
         return "error"
     _check_head(status, headers)
-    found = _media_type(headers)
-    if found == media_type:
+    found = media_type_of(headers)
+    if found in media_types:
         return "stream"
     if _is_json(found):
         return "answer"
@@ -61,7 +61,7 @@ def judge_answer(status: int, headers: Mapping[str, str]) -> Literal["answer", "
     if status >= 400:
         return "error"
     _check_head(status, headers)
-    found = _media_type(headers)
+    found = media_type_of(headers)
     if not found or _is_json(found):
         return "answer"
     raise _wrong_type(found, "a JSON document")
@@ -70,7 +70,7 @@ def judge_answer(status: int, headers: Mapping[str, str]) -> Literal["answer", "
 async def check_stream(response: UpstreamResponse, provider: Provider) -> None:
     """Return if the body is the stream that was asked for. Else raise `UpstreamStatus` with the provider's words, or
     `UpstreamProtocolError`. The caller closes the response."""
-    match judge_stream(response.status, response.headers):
+    match judge_stream(response.status, response.headers, media_types=provider.stream_types):
         case "stream":
             return
         case "error":
@@ -120,7 +120,8 @@ def _is_encoded(headers: Mapping[str, str]) -> bool:
     return headers.get("content-encoding", "").strip().lower() not in ("", "identity")
 
 
-def _media_type(headers: Mapping[str, str]) -> str:
+def media_type_of(headers: Mapping[str, str]) -> str:
+    """The type that a response says its body has, without parameters, in lower case; "" if it says none."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 

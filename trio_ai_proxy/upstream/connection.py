@@ -5,17 +5,23 @@ open.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import certifi
 import httpx
 import trio
 from trio.lowlevel import wait_readable, wait_writable
 from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_ai_proxy.upstream.readiness import Readiness
 
 RECEIVE_BYTES = 64 * 1024
 
@@ -93,7 +99,7 @@ async def open_connection(origin: Origin, context: ssl.SSLContext) -> Connection
 class Connection:
     """Bytes out, bytes in. Failures are `httpx.WriteError` and `httpx.ReadError`."""
 
-    __slots__ = ("_socket", "_tap", "_tls", "idle_since", "origin")
+    __slots__ = ("_lost", "_socket", "_tap", "_tls", "_watched_by", "idle_since", "origin")
 
     def __init__(self, origin: Origin, plain: socket.socket) -> None:
         self.origin = origin
@@ -101,6 +107,8 @@ class Connection:
         self._socket = plain
         self._tls: trio.SSLStream[_Wire] | None = None
         self._tap: _Tap | None = None
+        self._lost: OSError | None = None  # an error that is told once
+        self._watched_by: Readiness | None = None
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
         """Raises `httpx.ConnectError` unless the other side proves to be `origin.host`."""
@@ -130,12 +138,42 @@ class Connection:
     async def receive(self) -> bytes:
         """What one read brings (all of it: with TLS that may be many records), or b"" at the end of the connection."""
         try:
+            if self._lost is not None:
+                raise self._lost
             if self._tls is None or self._tap is None:
                 return await _receive(self._socket)
+            if self._tap.fault is not None:
+                raise self._tap.fault
             data = await self._tls.receive_some(RECEIVE_BYTES)
             return self._tap.drain(bytes(data)) if data else b""
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise httpx.ReadError(f"connection lost: {reason(error) or 'closed'}") from error
+
+    async def watch(self, readiness: Readiness, take: Callable[[bytes], bool]) -> None:
+        """Hand `take` what comes, as it comes, while it returns true. Returns when it returned false, and also when there is
+        something that `receive` has to look at: the end of the connection, its loss, or TLS that wants to answer."""
+        tap = self._tap
+        if self._lost is not None or (tap is not None and tap.needs_care):
+            return
+
+        def on_readable() -> bool:
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                self._lost = error
+                return False
+            if tap is not None and data:
+                data = tap.read(data)
+                return (not data or take(data)) and not tap.needs_care
+            return bool(data) and take(data)
+
+        self._watched_by = readiness
+        try:
+            await readiness.watch(self._socket, on_readable)
+        finally:
+            self._watched_by = None
 
     def is_quiet(self) -> bool:
         """Whether an idle connection can be used: nothing has come on it, neither bytes nor its end. Does not wait."""
@@ -153,42 +191,68 @@ class Connection:
         """Close the socket, without a goodbye and without a checkpoint. A task that waits on it gets an error.
         Idempotent."""
         if self._socket.fileno() != -1:
+            if self._watched_by is not None:
+                self._lost = OSError(errno.EBADF, "closed")
+                self._watched_by.forget(self._socket)
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
 
 class _Tap:
     """Stands where `trio.SSLStream` expects the context, and keeps hold of what it makes: the TLS object and the
-    buffer of encrypted bytes. SSLStream hands out one record at a time and does not say whether it holds more. We
+    buffers of encrypted bytes. SSLStream hands out one record at a time and does not say whether it holds more. We
     must know both: to give all that one read brought as one item, and never to reuse a connection with bytes behind
     the answer (they would be read as the next one's).
+
+    fault  what ended the TLS past the stream, which would take it for a good end
     """
 
-    __slots__ = ("_context", "_encrypted", "_tls")
+    __slots__ = ("_context", "_encrypted", "_ended", "_outgoing", "_tls", "fault")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
         self._encrypted: ssl.MemoryBIO | None = None
+        self._outgoing: ssl.MemoryBIO | None = None
         self._tls: ssl.SSLObject | None = None
+        self._ended = False
+        self.fault: ssl.SSLError | None = None
 
     def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **options: Any) -> ssl.SSLObject:
-        self._encrypted = incoming
+        self._encrypted, self._outgoing = incoming, outgoing
         self._tls = self._context.wrap_bio(incoming, outgoing, **options)
         return self._tls
 
     def holds_bytes(self) -> bool:
         return self._encrypted is not None and self._encrypted.pending > 0
 
+    @property
+    def needs_care(self) -> bool:
+        """Whether there is something for the stream to do: its end to be told, or bytes to be sent (TLS 1.3 may ask for new
+        keys at any time)."""
+        return self._ended or (self._outgoing is not None and self._outgoing.pending > 0)
+
+    def read(self, encrypted: bytes) -> bytes:
+        """What `encrypted`, just received, completes. Past the stream, which does not mind: both read from one buffer."""
+        if self._encrypted is None:
+            return b""
+        self._encrypted.write(encrypted)
+        return self.drain(b"")
+
     def drain(self, first: bytes) -> bytes:
         """`first` and all records behind it that have come whole."""
         if self._tls is None or not self.holds_bytes():
             return first
-        records = [first]
+        records = [first] if first else []
         try:
             while record := self._tls.read(RECEIVE_BYTES):
                 records.append(record)
-        except ssl.SSLError:
-            pass  # no whole record is left; an error shows again at the next receive
+            self._ended = True
+        except ssl.SSLWantReadError:
+            pass  # no whole record is left
+        except ssl.SSLZeroReturnError:
+            self._ended = True  # a goodbye, which shows again at the next receive
+        except ssl.SSLError as error:
+            self._ended, self.fault = True, error  # does not show again: what follows looks like an end
         return b"".join(records)
 
 

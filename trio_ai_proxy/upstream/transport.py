@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from trio_ai_proxy.upstream.readiness import Readiness
+
 READ = "trio_ai_proxy.read"
 """Response extension: `async () -> bytes`, the body bytes of one read; b"" at the end. Cheaper than iterating the
 stream, and not a generator, so there is nothing to finalise."""
@@ -253,6 +255,21 @@ class Link(httpx.AsyncByteStream):
             if self._connection is None:
                 raise httpx.StreamClosed
             parser.feed(await self._connection.receive())
+
+    async def watch(self, readiness: Readiness, take: Callable[[bytes], bool]) -> None:
+        """Hand `take` the body bytes of each read, as they come, while it returns true. Returns when it returned false, and
+        also when there is something that `read` has to say: the end, a fault, a lost connection."""
+        connection, parser = self._connection, self._parser
+
+        def feed(data: bytes) -> bool:
+            parser.feed(data)
+            chunk = parser.take()
+            if chunk and not take(chunk):
+                return False
+            return parser.fault is None and not parser.is_complete
+
+        if connection is not None and parser.fault is None and not parser.is_complete and not parser.has_parts:
+            await connection.watch(readiness, feed)
 
     def close_now(self) -> None:
         """Release the connection: to the pool if the response has come to its end, else by closing it. Idempotent."""

@@ -1,0 +1,108 @@
+"""From a provider's chunks to the client's bytes, whatever stands between: what every path has in common.
+
+Pure. It never raises for what a provider does wrong: a broken frame, a cut stream and a reported error are all `Failed` in
+`events` and `error`, so that what came before in the same chunk is neither lost nor unpaid.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from trio_ai_proxy.chat.events import Event, Failed
+from trio_ai_proxy.errors import UpstreamError, UpstreamProtocolError
+
+if TYPE_CHECKING:
+    from trio_ai_proxy.framing.frame import Frame, Framer
+    from trio_ai_proxy.pipeline import Stage
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one chunk came to.
+
+    out     whole frames for the client, in order, joined; a batch with an error has those that came before it
+    events  what the frames say, those included that the client does not see
+    alive   whether the sender showed life: a frame or a comment was completed
+    ended   whether the stream is over and whole
+    error   why it is over and not whole, or None
+    """
+
+    out: bytes = b""
+    events: list[Event] = field(default_factory=list)
+    alive: bool = False
+    ended: bool = False
+    error: UpstreamError | None = None
+
+
+class Path(Protocol):
+    """One streamed answer on its way from a provider to a client.
+
+    usage_sent  whether the client has been given the provider's own usage
+    """
+
+    usage_sent: bool
+
+    def feed(self, chunk: bytes) -> Batch: ...
+
+    def close(self) -> Batch:
+        """The provider has closed the stream: what is left of it, and whether it was whole. After `ended` or `error` there
+        is nothing more."""
+        ...
+
+
+class FramedPath(ABC):
+    """The half of a path that cuts frames and has them decoded. A path says in `_pass` what becomes of them."""
+
+    def __init__(self, framer: Framer, decoder: Stage[Frame, Event]) -> None:
+        self.usage_sent = False
+        self._framer = framer
+        self._decoder = decoder
+        self._is_over = False
+
+    def feed(self, chunk: bytes) -> Batch:
+        if self._is_over:
+            return Batch()
+        try:
+            frames = self._framer.feed(chunk)
+        except UpstreamProtocolError as error:
+            return self._end(Batch(), error)
+        if not frames:
+            return Batch(alive=self._framer.alive)
+        return self._pass(frames)
+
+    def close(self) -> Batch:
+        if self._is_over:
+            return Batch()
+        try:
+            frames = self._framer.close()
+        except UpstreamProtocolError as error:
+            return self._end(Batch(), error)
+        batch = self._pass(frames)
+        if batch.ended or batch.error is not None:
+            return batch
+        try:
+            rest = self._decoder.close()
+        except UpstreamProtocolError as error:
+            return self._end(batch, error)
+        self._take(rest, batch)
+        self._is_over = True
+        # Some providers have no word of their own for a failure, and only their end shows that there was one.
+        batch.error = next((event.error for event in rest if isinstance(event, Failed)), None)
+        batch.ended = batch.error is None
+        return batch
+
+    @abstractmethod
+    def _pass(self, frames: list[Frame]) -> Batch:
+        """What `frames` come to."""
+
+    def _take(self, events: list[Event], batch: Batch) -> None:
+        """What the decoder still had to say when the stream was over."""
+        batch.events += events
+
+    def _end(self, batch: Batch, error: UpstreamError) -> Batch:
+        self._is_over = True
+        batch.events.append(Failed(error))
+        batch.error = error
+        return batch
