@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("departures", "churn", "slow_clients", "memory")
+BENCHMARKS = ("departures", "churn", "slow_clients", "memory", "decoders")
 
 
 def main() -> int:

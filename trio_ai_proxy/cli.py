@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     drill.add_argument("--key", metavar="KEY", help="a client key for it; default: $TRIO_AI_PROXY_KEY")
     drill.set_defaults(run=_drill)
 
-    docs = commands.add_parser("docs", help="write the configuration reference and the editors' schema")
+    docs = commands.add_parser(
+        "docs", help="write the configuration reference, the editors' schema and the page of providers"
+    )
     docs.add_argument("folder", nargs="?", default="docs", metavar="FOLDER")
     docs.set_defaults(run=_docs)
     return parser
@@ -189,7 +191,11 @@ def _drill(options: argparse.Namespace) -> int:
 
 def _docs(options: argparse.Namespace) -> int:
     from trio_ai_proxy.config import write_docs
+    from trio_ai_proxy.providers.reference import providers_markdown
 
     for path in write_docs(options.folder):
         print(path)
+    page = Path(options.folder, "providers.md")
+    page.write_text(providers_markdown(), encoding="utf-8", newline="\n")
+    print(page)
     return 0

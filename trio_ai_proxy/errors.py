@@ -28,11 +28,13 @@ class ProxyError(Exception):
     type, code  the two words of OpenAI's error object: the class of error and the exact one
     param       the request field at fault, or None
     retry_after seconds after which trying again makes sense, or None
+    details     what else the provider said of it, under the provider's own names (Azure's `innererror`), or None
     """
 
     status = 500
     type = "internal_error"
     code = "internal_error"
+    details: dict[str, object] | None = None
 
     def __init__(
         self,

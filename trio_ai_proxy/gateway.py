@@ -30,6 +30,10 @@ from trio_ai_proxy.guards.slots import Slots
 from trio_ai_proxy.providers.table import KINDS, build_provider
 from trio_ai_proxy.relay.counting import usage_now
 from trio_ai_proxy.relay.exchange import Exchange, Live, Plan, Target
+from trio_ai_proxy.relay.override import find_override, without_credential
+from trio_ai_proxy.relay.scrutiny import Scrutiny
+from trio_ai_proxy.routing.caller import NOBODY
+from trio_ai_proxy.routing.placeholders import fill_model, fill_options, has_placeholders
 from trio_ai_proxy.routing.routes import Routes
 from trio_ai_proxy.serving.guard import Guard
 from trio_ai_proxy.serving.listener import serve_app
@@ -39,6 +43,7 @@ from trio_ai_proxy.telemetry.log import configure_logging, get_logger
 from trio_ai_proxy.telemetry.metrics import Metrics, loop_lag
 from trio_ai_proxy.upstream.client import UpstreamClient
 from trio_ai_proxy.upstream.demo import demo_transport
+from trio_ai_proxy.upstream.readiness import Readiness
 from trio_ai_proxy.upstream.resolver import install_resolver
 
 if TYPE_CHECKING:
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.chat.request import ChatRequest
     from trio_ai_proxy.providers.base import Provider
     from trio_ai_proxy.relay.client import Client
+    from trio_ai_proxy.routing.caller import Caller
     from trio_ai_proxy.settings import KeySettings, ModelSettings, Secret, Settings
 
 _FLUSH_SECONDS = 2.0
@@ -86,6 +92,7 @@ class Gateway:
         self._ledger = Ledger(self.records)
         self._admin = AdminPort(self, Guard(stall=settings.timeouts.stall, report=self._report))
         self._admin_listener = admin_listener
+        self._readiness = Readiness()
         self._providers: dict[str, Provider] = {}
         self._clients: dict[str, UpstreamClient] = {}
         self._slots: dict[str, Slots] = {}
@@ -94,7 +101,7 @@ class Gateway:
             if transport is None and KINDS[provider.kind].embedded:
                 transport = demo_transport()
             self._providers[name] = build_provider(provider)
-            self._clients[name] = UpstreamClient(provider, transport)
+            self._clients[name] = UpstreamClient(provider, transport, self._readiness)
             self._slots[name] = Slots(name, provider.max_in_flight)
         self._watch_gauges()
         self._drain = trio.Event()
@@ -118,6 +125,7 @@ class Gateway:
             for sink in {self.records, self._log_lines}:
                 server.start_soon(sink.run)
             configure_logging(self._log_lines, secrets=self._secrets())
+            server.start_soon(self._readiness.run)
             server.start_soon(loop_lag, self.metrics)
             server.start_soon(self._load_encodings)
             server.start_soon(self._watch_worker)
@@ -195,12 +203,18 @@ class Gateway:
         providers = self.settings.providers.values()
         keys = [provider.api_key for provider in providers]
         auths = [provider.auth for provider in providers if provider.auth is not None]
-        values = [*keys, *(auth.header_value for auth in auths), *(auth.param_value for auth in auths)]
+        others = [*(provider.service_account for provider in providers), *(one.secret_access_key for one in providers)]
+        others += [
+            *(one.session_token for one in providers),
+            *(one.entra.client_secret for one in providers if one.entra),
+        ]
+        values = [*keys, *others, *(auth.header_value for auth in auths), *(auth.param_value for auth in auths)]
         return [value for value in values if value is not None]
 
     def targets(self) -> list[tuple[str, Target]]:
-        """Every configured model's name, and where it goes."""
-        return [(name, self._target(model)) for name, model in self.settings.models.items()]
+        """Every configured model's name, and where it goes; but for those whose target a request has to say."""
+        models = self.settings.models.items()
+        return [(name, self._target(model)) for name, model in models if not has_placeholders(model.targets[0].model)]
 
     async def aclose(self) -> None:
         """Close the providers' idle connections."""
@@ -209,8 +223,8 @@ class Gateway:
 
     # -- what endpoints ask -------------------------------------------------------------------------------------------
 
-    def plan(self, request: ChatRequest, key: KeySettings | None) -> Plan:
-        """Where `request` goes and how. Raises `ClientError`."""
+    def plan(self, request: ChatRequest, key: KeySettings | None, caller: Caller = NOBODY) -> Plan:
+        """Where `request` of `caller` goes and how. Raises `ClientError`."""
         if not self.routes.allowed(key, request.model):
             raise Forbidden(f"This key may not use the model `{request.model}`.", param="model")
         model = self.routes.resolve(request.model)
@@ -220,28 +234,40 @@ class Gateway:
                 param="stream",
                 code="streaming_not_allowed",
             )
-        target = self._target(model)
+        target = self._target(model, caller)
         if request.operation not in target.provider.capabilities.operations:
             raise InvalidRequest(f"The model `{request.model}` does not serve {request.operation}.", param="model")
+        auth = self.settings.providers[model.targets[0].provider].auth
+        override = find_override(auth, caller, request.fields, keys=bool(self.settings.keys))
+        fields = without_credential(auth, request.fields)
         if model.options:
-            request = replace(request, fields=with_options(request.fields, model.options, force=model.force_options))
-        stream = request.stream or model.response_streaming == "always"
+            options = fill_options(model.options, caller) if has_placeholders(model.options) else model.options
+            fields = with_options(fields, options, force=model.force_options)
+        if fields is not request.fields:
+            request = replace(request, fields=fields)
+        if model.unsupported != request.unsupported:
+            request = replace(request, unsupported=model.unsupported)
+        can_stream = request.operation != "embeddings"
+        stream = can_stream and (request.stream or model.response_streaming == "always")
+        capabilities = target.provider.capabilities
         return Plan(
             request=request,
             model=model,
             target=target,
             stream=stream,
-            ask_stream=stream or target.provider.capabilities.streams_only,
+            ask_stream=can_stream and (stream or capabilities.streams_only) and not capabilities.never_streams,
             hide_usage=not request.include_usage,
             client_model=None if target.model == request.model else request.model,
+            override=override,
         )
 
-    def _target(self, model: ModelSettings) -> Target:
+    def _target(self, model: ModelSettings, caller: Caller = NOBODY) -> Target:
         chosen = model.targets[0]
         name = chosen.provider
+        target_model = fill_model(chosen.model, caller)
         return Target(
-            provider=self._providers[name],
-            model=chosen.model,
+            provider=self._providers[name].for_model(target_model),
+            model=target_model,
             client=self._clients[name],
             slots=self._slots[name],
             timeouts=chosen.timeouts or model.timeouts,
@@ -252,6 +278,20 @@ class Gateway:
         exchange.plan = plan
         exchange.encoding = self.tokenizers.for_model(plan.target.model)
         exchange.meter = Meter(accepted_at=exchange.accepted_at, encoding=exchange.encoding)
+        if self.settings.server.validate_streams:
+            exchange.scrutiny = self._scrutiny(exchange, plan)
+
+    def _scrutiny(self, exchange: Exchange, plan: Plan) -> Scrutiny:
+        answer = None
+        if plan.stream:
+            # What the provider itself streams on the client's wire passes as it is; all else is our own writing.
+            own = plan.target.provider.wire != exchange.dialect.wire or not plan.ask_stream
+            answer = exchange.dialect.grammar(include_usage=not plan.hide_usage, own=own)
+        return Scrutiny(answer, partial(self._report_violation, exchange.request_id, plan.target.provider.name))
+
+    def _report_violation(self, request_id: str, provider: str, side: str, violation: str) -> None:
+        self.metrics.violation(side, provider)
+        self._log.error("illegal stream", request_id=request_id, provider=provider, side=side, violation=violation)
 
     def record(self, exchange: Exchange, client: Client) -> None:
         """Write the books: once for every exchange, when it has ended."""
@@ -280,6 +320,7 @@ class Gateway:
             total_tokens=usage.total_tokens,
             cached_tokens=usage.cached_tokens,
             reasoning_tokens=usage.reasoning_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
             usage_source=source,
             cost=None,
             ttft_ms=round(meter.ttft * 1000, 3) if meter is not None and meter.ttft is not None else None,

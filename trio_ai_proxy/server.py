@@ -23,7 +23,7 @@ import trio
 from trio_ai_proxy.config import check_bind, default_settings, load_settings
 from trio_ai_proxy.errors import ConfigError
 from trio_ai_proxy.gateway import Gateway
-from trio_ai_proxy.providers.table import KINDS
+from trio_ai_proxy.providers.table import KINDS, build_provider
 from trio_ai_proxy.relay.probe import probe
 from trio_ai_proxy.serving.hosted import binds, take_over, workers
 from trio_ai_proxy.serving.lifeline import Owner
@@ -56,7 +56,30 @@ def read_settings(path: str | None, environ: Mapping[str, str]) -> tuple[Setting
         return default_settings(environ, KINDS), []
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{file}: cannot be read: {error}."]) from error
-    return load_settings(text, file=file, environ=environ, read_file=_read_secret, kinds=KINDS)
+    settings, notes = load_settings(text, file=file, environ=environ, read_file=_read_secret, kinds=KINDS)
+    _try_providers(settings, file)
+    return settings, notes
+
+
+def _try_providers(settings: Settings, file: str) -> None:
+    """Build every provider once: what only its own wire can find wrong (a key that is no key, an address that does not fit)
+    is found with the rest, before anything is served. Raises `ConfigError`."""
+    problems = []
+    for provider in settings.providers.values():
+        models = {
+            target.model
+            for model in settings.models.values()
+            for target in model.targets
+            if target.provider == provider.name
+        }
+        try:
+            built = build_provider(provider)
+            for model in sorted(models):
+                built.for_model(model)
+        except ConfigError as error:
+            problems += [f"{file}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _read_secret(path: str) -> str:

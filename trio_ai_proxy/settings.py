@@ -4,7 +4,7 @@ Times are seconds, sizes are bytes. The field names are the keys of the file, an
 decoder, the configuration reference and the editors' schema alike:
 
     doc       one line that says what the key means; a field without it is no key of the file
-    unit      "duration" (seconds in here), "size" (bytes in here), "count"
+    unit      "duration" (seconds in here), "size" (bytes in here), "count", "share" (above 0, at most 1)
     zero      True: a duration may be zero, a count may be zero
     empty     True: the text may be empty
     kinds     the kinds of provider that have this key
@@ -22,6 +22,9 @@ ResponseStreaming = Literal["allow", "deny", "always"]
 OnDisconnect = Literal["auto", "cancel", "drain", "grace"]
 RouteType = Literal["llm/v1/chat", "llm/v1/completions", "llm/v1/embeddings"]
 Unsupported = Literal["auto", "drop", "error"]
+Balance = Literal["weighted", "least_in_flight", "lowest_latency", "lowest_usage", "consistent_hash", "semantic"]
+Continuation = Literal["off", "splice", "hold"]
+HedgeAfter = float | Literal["p95"]
 
 
 class Secret:
@@ -290,6 +293,53 @@ class ProviderSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerSettings:
+    """When a target that fails is left alone, and for how long. A model may override any of them."""
+
+    failures: int = field(
+        default=5, metadata={"doc": "Failures one after another that take a target out.", "unit": "count"}
+    )
+    rate: float = field(
+        default=0.5,
+        metadata={"doc": "Share of failures and of status 429 within `window` that takes it out.", "unit": "share"},
+    )
+    window: float = field(default=30.0, metadata={"doc": "What `rate` looks back on.", "unit": "duration"})
+    open: float = field(
+        default=15.0,
+        metadata={
+            "doc": "The longest time between two probes of a target that is out: the first comes after an eighth of it, and "
+            "each that fails doubles the pause.",
+            "unit": "duration",
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MatchSettings:
+    """Which requests a target is for. All that is given must hold."""
+
+    headers: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata={"doc": "What headers of the request must say; `*` stands for any run of characters."},
+    )
+    keys: tuple[str, ...] = field(
+        default=(), metadata={"doc": "Names of `[[keys]]`; `*` stands for any run of characters."}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilitySettings:
+    """What a target can do, where it differs from what its kind of provider can. Absent: as the kind."""
+
+    tools: bool | None = field(default=None, metadata={"doc": "It calls tools."})
+    images: bool | None = field(default=None, metadata={"doc": "It sees images."})
+    json_schema: bool | None = field(default=None, metadata={"doc": "It keeps to a JSON schema."})
+    prefill: bool | None = field(
+        default=None, metadata={"doc": "It goes on from an assistant's last message as if it were its own beginning."}
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class TargetSettings:
     """One provider and its own name for a model."""
 
@@ -297,19 +347,35 @@ class TargetSettings:
     model: str = field(metadata={"doc": "The provider's name for the model; may hold placeholders."})
     priority: int = field(
         default=0,
-        metadata={"doc": "Lower goes first. Several targets are not built yet.", "unit": "count", "zero": True},
+        metadata={
+            "doc": "Lower goes first; a higher one is for when no target of a lower one can be had.",
+            "unit": "count",
+            "zero": True,
+        },
     )
     weight: int = field(default=1, metadata={"doc": "Share among targets of equal priority.", "unit": "count"})
+    description: str | None = field(default=None, metadata={"doc": "What it is good at, for people and for `semantic`."})
+    max_context: int | None = field(
+        default=None,
+        metadata={
+            "doc": "Tokens that a request and its answer can have together; absent: as the provider says, if it does.",
+            "unit": "count",
+        },
+    )
+    match: MatchSettings | None = field(default=None, metadata={"doc": "Which requests it is for; absent: all."})
+    capabilities: CapabilitySettings | None = field(
+        default=None, metadata={"doc": "What it can do, where that differs from its provider."}
+    )
     timeouts: Timeouts | None = field(default=None, metadata={"doc": "Deadlines of this target alone."})
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """A name that clients ask for. `timeouts` is complete: defaults, then the model's, are already merged."""
+    """A name that clients ask for. `timeouts` and `breaker` are complete: defaults, then the model's, are already merged."""
 
     name: str
     targets: tuple[TargetSettings, ...] = field(
-        default=(), metadata={"doc": "Who answers. More than one is not built yet.", "required": True}
+        default=(), metadata={"doc": "Who answers.", "required": True}
     )
     response_streaming: ResponseStreaming = field(
         default="allow", metadata={"doc": "allow: as the client asks; deny: never; always: always."}
@@ -331,7 +397,9 @@ class ModelSettings:
     )
     options: Mapping[str, Any] = field(
         default_factory=dict,
-        metadata={"doc": "Defaults for fields that the request leaves out; `force = true`: they win. Texts may hold placeholders."},
+        metadata={
+            "doc": "Defaults for fields that the request leaves out; `force = true`: they win. Texts may hold placeholders."
+        },
     )
     force_options: bool = False
     unsupported: Unsupported = field(
@@ -341,7 +409,61 @@ class ModelSettings:
             "in `x-llm-dropped`; drop: left out; error: refused."
         },
     )
+    balance: Balance = field(
+        default="weighted",
+        metadata={
+            "doc": "Who goes first among targets of equal priority: by weight in turn, the one with the fewest exchanges for its "
+            "weight, the quickest, the one with the fewest tokens for its weight in the last minute, or always the same for "
+            "the same `hash_on`.",
+            "not_built": ("semantic",),
+        },
+    )
+    hash_on: str | None = field(
+        default=None,
+        metadata={
+            "doc": "What `consistent_hash` keeps together: `key` (the client), `prefix` (the conversation, so that the "
+            "provider's cache is met again), or the name of a header."
+        },
+    )
+    retries: int = field(
+        default=1,
+        metadata={
+            "doc": "Further attempts on one target, before the first token only; never more than about a fifth of the load in addition.",
+            "unit": "count",
+            "zero": True,
+        },
+    )
+    hedge_after: HedgeAfter | None = field(
+        default=None,
+        metadata={
+            "doc": 'Without a token after so long the next target is asked as well, and the first to answer wins; `"p95"`: '
+            "after the target's own 95th percentile. Absent: off.",
+            "unit": "duration",
+        },
+    )
+    hedge_budget: float = field(
+        default=0.1, metadata={"doc": "Extra calls that `hedge_after` may make, as a share of all.", "unit": "share"}
+    )
+    continuation: Continuation = field(
+        default="off",
+        metadata={
+            "doc": "After an answer was cut, stalled or went wrong in the middle. off: an error in the stream; splice: another "
+            "attempt goes on where it stopped.",
+            "not_built": ("hold",),
+        },
+    )
+    malformed_limit: int = field(
+        default=3,
+        metadata={
+            "doc": "Events of a stream that may be no JSON and are left out; one more ends it.",
+            "unit": "count",
+            "zero": True,
+        },
+    )
     timeouts: Timeouts = field(default_factory=Timeouts, metadata={"doc": "Deadlines of this model."})
+    breaker: BreakerSettings = field(
+        default_factory=BreakerSettings, metadata={"doc": "When a target of this model is left alone."}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +504,9 @@ class Settings:
     admin: AdminSettings = field(default_factory=AdminSettings, metadata={"doc": "The admin port."})
     tokens: TokenSettings = field(default_factory=TokenSettings, metadata={"doc": "Counting of tokens."})
     timeouts: Timeouts = field(default_factory=Timeouts, metadata={"doc": "Deadlines of every model."})
+    breaker: BreakerSettings = field(
+        default_factory=BreakerSettings, metadata={"doc": "When a target of any model is left alone."}
+    )
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict, metadata={"doc": "Accounts, by name."})
     models: Mapping[str, ModelSettings] = field(
         default_factory=dict, metadata={"doc": "Models, by the name clients ask for."}

@@ -30,6 +30,7 @@ class Words:
 
     name = kind = wire = "words"
     capabilities = Capabilities()
+    stream_types = ("text/event-stream",)
 
     def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamStatus:
         return UpstreamStatus(body.decode(), upstream_status=status)

@@ -24,6 +24,10 @@ class KindOfTest:
     default_base_url: str | None = None
     needs_key: bool = False
     source: str = ""
+    place_keys: tuple[str, ...] = ()
+    credential_keys: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    signs: bool = False
 
 
 KINDS = {
@@ -32,6 +36,8 @@ KINDS = {
         KindOfTest("openai", default_base_url="https://api.openai.com/v1", needs_key=True),
         KindOfTest("compatible"),
         KindOfTest("demo", default_base_url="http://demo.invalid"),
+        KindOfTest("azure", needs_key=True, place_keys=("instance",), credential_keys=("entra", "managed_identity")),
+        KindOfTest("signing", default_base_url="http://signing.invalid", signs=True),
     )
 }
 

@@ -27,6 +27,7 @@ PLAIN = ExchangeRecord(
     total_tokens=30,
     cached_tokens=4,
     reasoning_tokens=0,
+    cache_write_tokens=0,
     usage_source="provider",
     cost=None,
     ttft_ms=150.0,

@@ -68,6 +68,42 @@ def test_a_report_of_zeros_is_none() -> None:
     assert not meter.has_report
 
 
+PROMPT_ALONE = UsageReported(TokenUsage(90, cached_tokens=60, cache_write_tokens=20))
+
+
+def test_a_report_of_the_prompt_alone_is_believed_and_what_is_generated_is_counted() -> None:
+    meter = Meter(accepted_at=0.0, encoding=encoding())
+    meter.observe([Started("id", "model"), PROMPT_ALONE], 1.0)
+    assert (meter.ttft, meter.has_report, meter.reported_prompt) == (None, False, 90)
+    meter.observe([TextDelta("Hello")], 2.0)
+    meter.observe([TextDelta(" world")], 3.0)
+    assert meter.completion_tokens == 2
+    assert meter.usage(never) == (TokenUsage(90, 2, 92, cached_tokens=60, cache_write_tokens=20), "counted")
+
+
+def test_a_report_of_the_prompt_alone_makes_no_estimate_a_count() -> None:
+    meter = Meter(accepted_at=0.0, encoding=None)
+    meter.observe([PROMPT_ALONE, TextDelta("Hello")], 1.0)
+    usage, source = meter.usage(never)
+    assert (usage.prompt_tokens, usage.completion_tokens > 0, source) == (90, True, "estimated")
+
+
+def test_a_report_of_the_prompt_alone_gives_way_to_that_of_the_whole() -> None:
+    whole = TokenUsage(95, 7, 102, cached_tokens=60, reasoning_tokens=3, cache_write_tokens=20)
+    meter = Meter(accepted_at=0.0, encoding=encoding())
+    for number, events in enumerate(([PROMPT_ALONE], [TextDelta("Hello")], [Finished("stop"), UsageReported(whole)])):
+        meter.observe(cast("Any", events), float(number))
+    assert (meter.has_report, meter.completion_tokens) == (True, 7)
+    assert meter.usage(never) == (whole, "provider")
+
+
+def test_a_stream_that_comes_in_one_piece_is_what_it_says_at_its_end() -> None:
+    whole = TokenUsage(90, 7, 97, cached_tokens=60, cache_write_tokens=20)
+    meter = Meter(accepted_at=0.0, encoding=encoding())
+    meter.observe([PROMPT_ALONE, TextDelta("Hello"), Finished("stop"), UsageReported(whole), Ended()], 1.0)
+    assert meter.usage(never) == (whole, "provider")
+
+
 def test_without_a_report_all_that_was_generated_is_counted() -> None:
     meter = Meter(accepted_at=0.0, encoding=encoding())
     meter.observe([ReasoningDelta("Let me think"), TextDelta("Hello world"), RefusalDelta("I cannot")], 1.0)

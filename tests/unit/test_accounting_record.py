@@ -11,7 +11,7 @@ from trio_ai_proxy.accounting.record import encode_record
 FIELDS = [
     "time", "request_id", "key", "dialect", "model", "provider", "target_model", "stream", "outcome", "detail", "phase",
     "status", "attempts", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens",
-    "usage_source", "cost", "ttft_ms", "duration_ms", "upstream_released_ms", "bytes_out", "chunks_out",
+    "cache_write_tokens", "usage_source", "cost", "ttft_ms", "duration_ms", "upstream_released_ms", "bytes_out", "chunks_out",
 ]  # fmt: skip
 
 

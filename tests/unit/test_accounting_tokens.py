@@ -270,6 +270,13 @@ def test_a_picture_costs_a_constant_and_not_its_bytes(image: object, cost: int) 
 
 
 @pytest.mark.parametrize(
+    ("given_input", "cost"), [("the sea", 2), (["the sea", "the sea"], 4), ([1, 2, 3], 3), ([[1], [2, 3]], 3), (1, 0)]
+)
+def test_what_is_to_be_embedded_is_text_or_token_ids_or_several_of_them(given_input: object, cost: int) -> None:
+    assert count_prompt({"input": given_input}, "embeddings", encoding()) == cost
+
+
+@pytest.mark.parametrize(
     ("prompt", "cost"),
     [("two words", 2), (["two words", "two words"], 4), ([1, 2, 3], 3), ([[1, 2], [3]], 3), (None, 0), ([True], 0)],
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from support.config_file import DEMO, KINDS, load
 
-from trio_ai_proxy.config import default_settings, describe
+from trio_ai_proxy.config import default_settings, describe, load_settings
+from trio_ai_proxy.providers.table import KINDS as PROVIDER_TABLE
 
 TEXT = """\
 [server]
@@ -105,3 +106,18 @@ def test_several_workers_are_said_with_what_they_do_not_share() -> None:
     assert "server      workers 3 · drain 1m" in text
     assert "note: 3 workers share the data port and nothing else: " in text
     assert "(max_in_flight: demo 3 x 1000)" in text
+
+
+def test_an_account_of_azure_says_where_it_is_and_who_it_is() -> None:
+    text = (
+        "[providers.az]\nkind = 'azure'\ninstance = 'my-resource'\n"
+        "entra = { tenant_id = 't', client_id = 'app', client_secret = '${SECRET}' }\n"
+        "[models.m]\ntargets = [{ provider = 'az', model = 'dep' }]\n"
+    )
+    settings, notes = load_settings(
+        text, file="f", environ={"SECRET": "not-to-be-seen"}, read_file=lambda name: name, kinds=PROVIDER_TABLE
+    )
+    lines = describe(settings, PROVIDER_TABLE, notes)
+    assert "az (kind azure) at instance my-resource, as dep" in lines
+    assert "provider az: application app of tenant t, secret from environment variable SECRET" in lines
+    assert "not-to-be-seen" not in lines

@@ -54,17 +54,24 @@ def inner_type(shape: Shape) -> type | None:
             return None
 
 
-def every_key() -> list[tuple[str, Key]]:
-    """Each key of the file once, with the name of its settings type."""
+def every_key(*, of_all_kinds: bool = False) -> list[tuple[str, Key]]:
+    """Each key of the file once, with the name of its settings type; or those alone that no kind has for itself."""
     found: dict[type, None] = {Settings: None}
     waiting: list[type] = [Settings]
     while waiting:
         for key in keys_of(waiting.pop()).values():
+            if of_all_kinds and key.kinds:
+                continue
             inner = inner_type(key.shape)
             if inner is not None and inner not in found:
                 found[inner] = None
                 waiting.append(inner)
-    return [(settings_type.__name__, key) for settings_type in found for key in keys_of(settings_type).values()]
+    return [
+        (settings_type.__name__, key)
+        for settings_type in found
+        for key in keys_of(settings_type).values()
+        if not (of_all_kinds and key.kinds)
+    ]
 
 
 def test_every_key_is_in_the_reference_and_every_key_to_come_is_listed_as_such() -> None:
@@ -75,6 +82,18 @@ def test_every_key_is_in_the_reference_and_every_key_to_come_is_listed_as_such()
     for names in NOT_BUILT.values():
         for name in names:
             assert f"`{name}`" in page.partition("## Not built yet")[2]
+
+
+def test_a_key_of_some_kinds_names_them_in_the_reference_and_in_the_schema() -> None:
+    page = reference_markdown()
+    properties = json.loads(json_schema())["definitions"]["ProviderSettings"]["properties"]
+    for _, key in every_key():
+        if key.kinds:
+            for kind in key.kinds:
+                assert kind in PROVIDER_TABLE
+                [row] = [line for line in page.splitlines() if line.startswith(f"| `{key.name}` |")]
+                assert f"`{kind}`" in row
+                assert kind in properties[key.name]["description"]
 
 
 def test_every_key_has_a_line_of_documentation_that_fits_a_table() -> None:
@@ -226,8 +245,9 @@ def test_what_the_shipped_file_mentions_works_when_it_is_switched_on() -> None:
     assert settings.models["demo"].keep_alive == 15.0
 
 
-def test_the_shipped_file_mentions_every_key() -> None:
-    for settings_type, key in every_key():
+def test_the_shipped_file_mentions_every_key_that_all_kinds_of_provider_have() -> None:
+    """The others are for the pages of their kinds."""
+    for settings_type, key in every_key(of_all_kinds=True):
         assert re.search(rf"\b{key.name}\b( = |\.|\])", switched_on(shipped())), f"{key.name} of {settings_type}"
 
 

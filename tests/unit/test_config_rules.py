@@ -15,7 +15,7 @@ SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
         (
             'kind = "zzz"',
             '2: `kind` in [providers.x] is "zzz", which is not in the provider table; '
-            'there are "openai", "compatible", "demo".',
+            'there are "openai", "compatible", "demo", "azure", "signing".',
         ),
         ('kind = "openai"', '1: [providers.x] needs `api_key` or `auth`; kind "openai" asks for one.'),
         ('kind = "compatible"', '1: [providers.x] needs `base_url`; kind "compatible" has no default for it.'),
@@ -76,8 +76,54 @@ SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
             "3: `header_name` in [providers.x.auth] is not a name that a header can have.",
         ),
         (
-            'kind = "demo"\nauth = { header_name = "a", header_value = "c", allow_override = true }',
-            "3: `allow_override` in [providers.x.auth] = true is not built yet; remove it.",
+            'kind = "signing"\nauth = { header_name = "a", header_value = "c", allow_override = true }',
+            "3: `allow_override` in [providers.x.auth] cannot be true: "
+            'the requests of kind "signing" are signed or carry a token.',
+        ),
+        (
+            'kind = "azure"\napi_key = "k"\nentra = { tenant_id = "t", client_id = "c" }\ninstance = "i"',
+            "4: `entra` in [providers.x] cannot stand beside `api_key`: each is a credential; keep one.",
+        ),
+        (
+            'kind = "azure"\nmanaged_identity = true\nauth = { header_name = "a", header_value = "c" }\ninstance = "i"',
+            "3: `managed_identity` in [providers.x] cannot stand beside `auth`: each is a credential; keep one.",
+        ),
+        (
+            'kind = "azure"\nmanaged_identity = false\ninstance = "i"',
+            '1: [providers.x] needs `api_key` or `auth` or `entra` or `managed_identity`; kind "azure" asks for one.',
+        ),
+        (
+            'kind = "azure"\napi_key = "k"\ninstance = "i"\nbase_url = "https://h"',
+            "4: `instance` in [providers.x] cannot stand beside `base_url`: each says where it is; keep one.",
+        ),
+        *(
+            (
+                f'kind = "azure"\napi_key = "k"\ninstance = "{instance}"',
+                "4: `instance` in [providers.x] must be the name of a resource: letters, digits and hyphens; "
+                "an address goes into `base_url`.",
+            )
+            for instance in ("evil.example/", "https://x.openai.azure.com", "a.b", "-a", "a#")
+        ),
+        (
+            'kind = "demo"\napi_key = "a$(headers.k)"',
+            "3: `api_key` in [providers.x] cannot hold a placeholder: "
+            "nothing in a request picks a host, a path, a header or a credential.",
+        ),
+        (
+            'kind = "compatible"\nbase_url = "https://h/$(uri_captures.x)"',
+            "3: `base_url` in [providers.x] cannot hold a "
+            "placeholder: nothing in a request picks a host, a path, a header or a credential.",
+        ),
+        (
+            'kind = "demo"\nheaders = { x = "$(query_params.k)" }',
+            "3: `x` in [providers.x.headers] cannot hold a "
+            "placeholder: nothing in a request picks a host, a path, a header or a credential.",
+        ),
+        (
+            'kind = "azure"\napi_key = "k"\ninstance = "i"\ndeployment = "$(headers.d)"',
+            "5: `deployment` in [providers.x] "
+            "cannot hold a placeholder: leave it out and write the placeholder as the target's `model`, which is then the "
+            "deployment.",
         ),
     ],
 )
@@ -242,15 +288,51 @@ def test_each_client_has_one_name_and_one_key(text: str, problem: str) -> None:
                 f"path = '{path}'\nroute_type = 'llm/v1/chat'",
                 f'7: `path` in [[routes]] is "{path}", which the gateway serves already; choose another.',
             )
-            for path in ("/v1/chat/completions", "/v1/completions", "/v1/models", "/healthz", "/readyz")
+            for path in (
+                "/v1/chat/completions",
+                "/v1/completions",
+                "/v1/embeddings",
+                "/v1/models",
+                "/healthz",
+                "/readyz",
+            )
+        ),
+        *(
+            (
+                f"path = '{path}'\nroute_type = 'llm/v1/chat'",
+                "7: `path` in [[routes]] has braces that are not all of a segment; write /{name}/ with letters, digits and _.",
+            )
+            for path in ("/a{b}", "/{a}b", "/{}", "/{a-b}", "/{1}", "/{", "/}", "/{{a}}")
+        ),
+        ("path = '/{a}/{a}'\nroute_type = 'llm/v1/chat'", "7: `path` in [[routes]] has {a} twice."),
+        (
+            "path = '/v1/models/{a}'\nroute_type = 'llm/v1/chat'",
+            '7: `path` in [[routes]] is "/v1/models/{a}", and what begins with /v1/models/ the gateway serves already.',
+        ),
+        (
+            "path = '/x/{a}'\nroute_type = 'llm/v1/chat'\n[[routes]]\npath = '/x/{b}'\nroute_type = 'llm/v1/chat'",
+            '10: `path` in [[routes]] is "/x/{b}", like that of the route on line 6; each needs its own.',
+        ),
+        (
+            "path = '/x/{a}'\nroute_type = 'llm/v1/chat'\nmodel = '$(uri_captures.b)'",
+            "9: `model` in [[routes]] refers to $(uri_captures.b), and the route's path has no {b}.",
+        ),
+        *(
+            (
+                f"path = '/x'\nroute_type = 'llm/v1/chat'\nmodel = '{model}'",
+                "9: `model` in [[routes]] has a $( that begins no placeholder; write $(headers.NAME), "
+                "$(query_params.NAME) or $(uri_captures.NAME).",
+            )
+            for model in ("$(", "$(x)", "$(headers)", "$(headers.)", "$(body.x)", "$(headers.a b)", "a$(headers.x)$(")
         ),
         (
             "path = '/x'\nroute_type = 'llm/v1/chat'\n[[routes]]\npath = '/x'\nroute_type = 'llm/v1/completions'",
             '10: `path` in [[routes]] is "/x", like that of the route on line 6; each needs its own.',
         ),
         (
-            "path = '/x'\nroute_type = 'llm/v1/embeddings'",
-            '8: `route_type` in [[routes]] must be "llm/v1/chat" or "llm/v1/completions", not "llm/v1/embeddings".',
+            "path = '/x'\nroute_type = 'llm/v1/images'",
+            '8: `route_type` in [[routes]] must be "llm/v1/chat", "llm/v1/completions" or "llm/v1/embeddings", '
+            'not "llm/v1/images".',
         ),
         (
             "path = '/x'\nroute_type = 'llm/v1/chat'\nmodel = 'dmo'",
@@ -261,3 +343,48 @@ def test_each_client_has_one_name_and_one_key(text: str, problem: str) -> None:
 def test_a_route_has_a_path_of_its_own_and_a_model_that_exists(text: str, problem: str) -> None:
     assert DEMO.count("\n") == 4
     assert problems(f"{DEMO}\n[[routes]]\n{text}\n") == [f"config.toml:{problem}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "targets = [{ provider = 'demo', model = '$(uri_captures.y)' }]",
+            "2: `model` in [[models.m.targets]] refers to $(uri_captures.y), and no route's path has {y}.",
+        ),
+        (
+            "targets = [{ provider = 'demo', model = '$(nothing.y)' }]",
+            "2: `model` in [[models.m.targets]] has a $( that begins no placeholder; write $(headers.NAME), "
+            "$(query_params.NAME) or $(uri_captures.NAME).",
+        ),
+        (
+            "targets = [{ provider = 'demo', model = 'x' }]\noptions = { metadata = { a = ['$(uri_captures.y)'] } }",
+            "3: `metadata` in [models.m.options] refers to $(uri_captures.y), and no route's path has {y}.",
+        ),
+    ],
+)
+def test_a_placeholder_refers_to_what_there_can_be(text: str, problem: str) -> None:
+    assert problems(f"[models.m]\n{text}\n[providers.demo]\nkind = 'demo'\n") == [f"config.toml:{problem}"]
+
+
+def test_placeholders_stand_in_models_and_options() -> None:
+    settings, _ = load(
+        f"{DEMO}\n[models.any]\n"
+        "targets = [{ provider = 'demo', model = '$(uri_captures.team)-$(headers.x-model)' }]\n"
+        "options = { user = '$(query_params.user)' }\n"
+        "[[routes]]\npath = '/{team}/chat'\nroute_type = 'llm/v1/chat'\nmodel = '$(uri_captures.team)'\n"
+    )
+    assert settings.models["any"].targets[0].model == "$(uri_captures.team)-$(headers.x-model)"
+    assert settings.routes[0].path == "/{team}/chat"
+
+
+def test_clients_cannot_send_a_gateway_key_as_a_providers_credential() -> None:
+    auth = 'auth = { header_name = "Authorization", header_value = "Bearer x", allow_override = true }\n'
+    text = f'[providers.x]\nkind = "demo"\n{auth}'
+    settings, _ = load(text)
+    assert settings.providers["x"].auth is not None
+    assert settings.providers["x"].auth.allow_override
+    assert problems(f"{text}[[keys]]\nname = 'a'\nsecret = 's'\n") == [
+        "config.toml:3: `allow_override` in [providers.x.auth] cannot be true for the header authorization: "
+        "it is where clients send their `[[keys]]` of this gateway."
+    ]

@@ -9,6 +9,7 @@ import pytest
 
 from trio_ai_proxy.chat.events import Started
 from trio_ai_proxy.chat.fold import Answer, Choice, ToolCall
+from trio_ai_proxy.chat.request import ChatRequest
 from trio_ai_proxy.chat.usage import TokenUsage
 from trio_ai_proxy.dialects.table import DIALECTS
 from trio_ai_proxy.errors import InvalidRequest, TruncatedStream, UpstreamStatus
@@ -16,6 +17,7 @@ from trio_ai_proxy.errors import InvalidRequest, TruncatedStream, UpstreamStatus
 CHAT = DIALECTS["llm/v1/chat"]
 TEXT = DIALECTS["llm/v1/completions"]
 MESSAGES = [{"role": "user", "content": "hi"}]
+ASKED = ChatRequest("chat", "m", stream=False, include_usage=False, fields={})
 
 both = pytest.mark.parametrize("dialect", [CHAT, TEXT], ids=["chat", "completions"])
 
@@ -259,7 +261,7 @@ class TestWholeAnswer:
     def test_of_chat(self) -> None:
         choice = Choice(0, text="Hi", reasoning="Hm", finish_reason="stop")
         answer = Answer("i", "m", 5, "fp", [choice, Choice(1)], TokenUsage(1, 2, 3))
-        whole = json.loads(CHAT.encode_answer(answer))
+        whole = json.loads(CHAT.encode_answer(answer, ASKED))
         assert {name: whole[name] for name in ("id", "object", "created", "model", "system_fingerprint")} == {
             "id": "i", "object": "chat.completion", "created": 5, "model": "m", "system_fingerprint": "fp",
         }  # fmt: skip
@@ -281,7 +283,7 @@ class TestWholeAnswer:
 
     def test_of_chat_with_tools_has_no_text(self) -> None:
         choice = Choice(0, tool_calls=[ToolCall("c", "f", "{}")], finish_reason="tool_calls")
-        (made,) = json.loads(CHAT.encode_answer(Answer("i", "m", choices=[choice])))["choices"]
+        (made,) = json.loads(CHAT.encode_answer(Answer("i", "m", choices=[choice]), ASKED))["choices"]
         assert made["message"] == {
             "role": "assistant",
             "content": None,
@@ -291,17 +293,17 @@ class TestWholeAnswer:
 
     def test_of_chat_with_openais_older_function_call(self) -> None:
         choice = Choice(0, tool_calls=[ToolCall("", "f", "{}")], finish_reason="function_call")
-        (made,) = json.loads(CHAT.encode_answer(Answer("i", "m", choices=[choice])))["choices"]
+        (made,) = json.loads(CHAT.encode_answer(Answer("i", "m", choices=[choice]), ASKED))["choices"]
         assert made["message"]["function_call"] == {"name": "f", "arguments": "{}"}
         assert "tool_calls" not in made["message"]
 
     def test_of_chat_that_declines(self) -> None:
-        (made,) = json.loads(CHAT.encode_answer(Answer("i", "m", choices=[Choice(0, refusal="No.")])))["choices"]
+        (made,) = json.loads(CHAT.encode_answer(Answer("i", "m", choices=[Choice(0, refusal="No.")]), ASKED))["choices"]
         assert (made["message"]["content"], made["message"]["refusal"]) == (None, "No.")
 
     def test_of_completions(self) -> None:
         answer = Answer("i", "m", 5, choices=[Choice(0, text="Hi", finish_reason="length")])
-        assert json.loads(TEXT.encode_answer(answer)) == {
+        assert json.loads(TEXT.encode_answer(answer, ASKED)) == {
             "id": "i",
             "object": "text_completion",
             "created": 5,
@@ -310,7 +312,7 @@ class TestWholeAnswer:
         }
 
     def test_makes_no_usage_up(self) -> None:
-        assert "usage" not in json.loads(CHAT.encode_answer(Answer("i", "m")))
+        assert "usage" not in json.loads(CHAT.encode_answer(Answer("i", "m"), ASKED))
 
 
 @both

@@ -18,6 +18,8 @@ from trio_ai_proxy.providers.demo_tools import example_value
 from trio_ai_proxy.providers.table import KINDS, build_provider
 from trio_ai_proxy.settings import ProviderSettings
 
+CHAT = ChatRequest("chat", "demo", stream=True, include_usage=False, fields={})
+
 _TOOL = {
     "type": "function",
     "function": {
@@ -59,7 +61,7 @@ def finish_of(chunks: list[Any]) -> str:
 
 def events_of(model: str, fields: dict[str, Any], limit: int | None = None) -> list[Any]:
     provider = build_provider(ProviderSettings(name="demo", kind="demo"))
-    framer, decoder = provider.framer(), provider.decoder("chat")
+    framer, decoder = provider.framer(), provider.decoder(CHAT)
     answer = demo_script(model, "chat", fields)
     frames = framer.feed(play(answer, limit))
     if answer.ending == "close":  # what a connection that breaks leaves behind is nobody's frame

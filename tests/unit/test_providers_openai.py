@@ -16,6 +16,7 @@ from trio_ai_proxy.providers.table import KINDS
 from trio_ai_proxy.settings import AuthSettings, ProviderSettings, Secret
 
 KEY = Secret("sk-1234567890", "a test")
+CHAT = ChatRequest("chat", "asked", stream=True, include_usage=False, fields={})
 
 
 def provider(capabilities: Capabilities | None = None, **settings: Any) -> OpenAIProvider:
@@ -172,8 +173,8 @@ class TestSecrets:
         echo = {"error": {"message": "bad sk-1234567890 / Token abcdef123 / abcdef123 / 0123456789abcdef", "code": 401}}
         made = provider(**settings)
         told = json.dumps(echo).encode()
-        failed = made.decoder("chat").feed(made.framer().feed(b"data: " + told + b"\n\n")[0])[0]
-        for error in (made.read_error(401, {}, told), failed.error, made.read_answer("chat", told)[0].error):  # type: ignore[union-attr]
+        failed = made.decoder(CHAT).feed(made.framer().feed(b"data: " + told + b"\n\n")[0])[0]
+        for error in (made.read_error(401, {}, told), failed.error, made.read_answer(CHAT, told)[0].error):  # type: ignore[union-attr]
             for secret in {"api_key": ["sk-1234567890"], "auth": ["abcdef123"], "headers": ["0123456789abcdef"]}[
                 next(iter(settings), "api_key")
             ]:

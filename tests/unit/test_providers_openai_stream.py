@@ -1,19 +1,46 @@
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Any
+import re
+from typing import Any, ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.decoding import checked, run_stages
 from support.recordings import comparable, recordings, ways_to_cut
 
-from trio_ai_proxy.chat.events import Ended, Event, Failed, Finished, Started, TextDelta, ToolCallDelta, UsageReported
+from trio_ai_proxy.chat.events import (
+    Cited,
+    Embedded,
+    Ended,
+    Event,
+    Failed,
+    Finished,
+    LogProbabilities,
+    ReasoningDelta,
+    ReasoningSealed,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    UsageReported,
+)
+from trio_ai_proxy.chat.grammar import EventGrammar, IllegalSequence
 from trio_ai_proxy.chat.usage import TokenUsage
-from trio_ai_proxy.errors import TruncatedStream, UpstreamError, UpstreamProtocolError
+from trio_ai_proxy.errors import TruncatedStream, UpstreamProtocolError
 from trio_ai_proxy.framing.frame import Frame
 from trio_ai_proxy.framing.sse import SSEFramer
 from trio_ai_proxy.providers.openai_stream import OpenAIDecoder, read_answer
 
 OURS = "upstream_error"
+KEYS = (
+    "choices", "delta", "message", "content", "text", "tool_calls", "index", "id", "function", "name", "arguments",
+    "finish_reason", "usage", "prompt_tokens", "completion_tokens", "error", "logprobs", "token", "annotations",
+    "url_citation", "url", "refusal", "thinking_blocks", "signature", "thinking", "data", "embedding",
+    "reasoning_content", "function_call", "x_groq", "created", "model", "prompt_tokens_details", "cached_tokens",
+    "extra_content", "google", "thought_signature", "end_index", "object",
+)  # fmt: skip
 
 
 def frame(payload: Any, event: str = "") -> Frame:
@@ -31,18 +58,7 @@ def decode(*payloads: Any) -> list[Event]:
 
 
 def play(operation: Any, pieces: list[bytes]) -> tuple[list[Event], str | None]:
-    framer, decoder = SSEFramer(), OpenAIDecoder(operation, str)
-    events: list[Event] = []
-    try:
-        for piece in pieces:
-            for found in framer.feed(piece):
-                events += decoder.feed(found)
-        for found in framer.close():
-            events += decoder.feed(found)
-        events += decoder.close()
-    except UpstreamError as error:
-        return events, type(error).__name__
-    return events, None
+    return run_stages(SSEFramer(), OpenAIDecoder(operation, str), pieces)
 
 
 @pytest.mark.parametrize("recording", recordings("openai"), ids=lambda recording: recording.name)
@@ -79,6 +95,7 @@ class TestText:
         assert events[2:] == [
             TextDelta("b"),
             ToolCallDelta(0, "c", "f"),
+            ToolCallDelta(0, arguments="{}"),
             Finished("stop"),
             UsageReported(TokenUsage(1, 2, 3)),
         ]
@@ -121,8 +138,123 @@ class TestToolCalls:
         call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": {"city": "Paris"}}}
         assert decode(chunk({"tool_calls": [call]}))[1:] == [ToolCallDelta(0, "a", "f", '{"city":"Paris"}')]
 
+    def test_call_is_told_when_its_name_is_known_with_all_that_came_before(self) -> None:
+        call = {"index": 0, "id": "a", "function": {"arguments": '{"a"'}}
+        rest = {"index": 0, "function": {"name": "f", "arguments": ":1}"}}
+        assert decode(chunk({"tool_calls": [call]}), chunk({"tool_calls": [rest]}))[1:] == [
+            ToolCallDelta(0, "a", "f", '{"a":1}')
+        ]
+
+    def test_call_without_a_name_is_none(self) -> None:
+        assert decode(chunk({"tool_calls": [{"index": 0, "id": "a"}]}), chunk({}, finish="stop"))[1:] == [
+            Finished("stop")
+        ]
+
+    def test_calls_are_numbered_from_0_as_they_appear(self) -> None:
+        calls = [{"index": number, "id": f"c{number}", "function": {"name": "f"}} for number in (7, 3)]
+        more = {"index": 7, "function": {"arguments": "{}"}}
+        assert decode(chunk({"tool_calls": calls}), chunk({"tool_calls": [more]}))[1:] == [
+            ToolCallDelta(0, "c7", "f"),
+            ToolCallDelta(1, "c3", "f"),
+            ToolCallDelta(0, arguments="{}"),
+        ]
+
+    def test_calls_that_share_a_number_are_told_apart_by_their_ids(self) -> None:
+        calls = [{"index": 0, "id": name, "function": {"name": "f", "arguments": "{}"}} for name in "ab"]
+        assert decode(chunk({"tool_calls": calls[:1]}), chunk({"tool_calls": calls[1:]}))[1:] == [
+            ToolCallDelta(0, "a", "f", "{}"),
+            ToolCallDelta(1, "b", "f", "{}"),
+        ]
+
+    def test_id_that_changes_with_every_fragment_is_the_first_one(self) -> None:
+        calls = [
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{"}},
+            {"index": 0, "id": "b", "function": {"arguments": "}"}},
+        ]
+        assert decode(*(chunk({"tool_calls": [call]}) for call in calls))[1:] == [
+            ToolCallDelta(0, "a", "f", "{"),
+            ToolCallDelta(0, arguments="}"),
+        ]
+
+    def test_id_and_name_that_are_repeated_are_told_once(self) -> None:
+        calls = [{"index": 0, "id": "a", "function": {"name": "f", "arguments": part}} for part in ("", "{", "", "}")]
+        assert decode(*(chunk({"tool_calls": [call]}) for call in calls))[1:] == [
+            ToolCallDelta(0, "a", "f"),
+            ToolCallDelta(0, arguments="{"),
+            ToolCallDelta(0, arguments="}"),
+        ]
+
+    def test_call_without_an_id_gets_one_that_no_other_has(self) -> None:
+        calls = [{"function": {"name": "f", "arguments": "{}"}}, {"function": {"name": "f", "arguments": "{}"}}]
+        made = decode(chunk({"tool_calls": calls}))[1:]
+        assert [event.id for event in made if isinstance(event, ToolCallDelta)] == ["call_i_0_0", "call_i_0_1"]
+
+    @pytest.mark.parametrize(("finish", "told"), [("tool_calls", ["", "{}"]), ("length", [""])])
+    def test_call_that_is_over_without_arguments_has_an_object_without_members(
+        self, finish: str, told: list[str]
+    ) -> None:
+        calls = [{"index": 0, "id": "a", "function": {"name": "f"}}]
+        events = decode(chunk({"tool_calls": calls}), chunk({}, finish=finish))
+        assert [event.arguments for event in events if isinstance(event, ToolCallDelta)] == told
+
+    def test_thought_signature_goes_with_its_call(self) -> None:
+        extra = {"extra_content": {"google": {"thought_signature": "s"}}}
+        call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}, **extra}
+        assert decode(chunk({"tool_calls": [call]}))[1:] == [ToolCallDelta(0, "a", "f", "{}", signature="s")]
+
     def test_empty_fragment_is_no_event(self) -> None:
         assert decode(chunk({"tool_calls": [{"index": 0, "function": {"arguments": ""}}]}))[1:] == []
+
+
+class TestBesideTheText:
+    def test_probabilities_follow_the_text_that_they_are_of(self) -> None:
+        token = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
+        payload = chunk({"content": "a"})
+        payload["choices"][0]["logprobs"] = {"content": [token, 1, {"token": None}], "refusal": None}
+        again = chunk({"content": "b"})
+        again["choices"][0]["logprobs"] = {"content": [token]}
+        told = LogProbabilities([token])
+        assert decode(payload, again)[1:] == [TextDelta("a"), told, TextDelta("b"), told]
+
+    @pytest.mark.parametrize("nothing", [None, {}, {"content": None}, {"content": []}, [1], "x", {"content": [1]}])
+    def test_probabilities_of_nothing_are_none(self, nothing: Any) -> None:
+        payload = chunk({"content": "a"})
+        payload["choices"][0]["logprobs"] = nothing
+        assert decode(payload)[1:] == [TextDelta("a")]
+
+    def test_page_and_document_that_text_is_from(self) -> None:
+        annotations = [
+            {"type": "url_citation", "url_citation": {"url": "u", "title": "t", "start_index": 0, "end_index": 1}},
+            {"type": "file_citation", "file_citation": {"file_id": "d", "filename": "n", "index": 1, "quote": "q"}},
+            {"type": "url_citation", "url_citation": {"url": ""}},
+            {"type": "file_citation", "file_citation": {"index": 3}},
+            "x",
+        ]
+        assert decode(chunk({"content": "a"}), chunk({"annotations": annotations}))[2:] == [
+            Cited("u", "t", end=1),
+            Cited("", "n", "d", "q", end=1),
+        ]
+
+    def test_thoughts_of_a_stream_are_sealed_where_their_signature_comes(self) -> None:
+        blocks = [{"type": "thinking", "thinking": "", "signature": "s"}, {"type": "redacted_thinking", "data": "d"}]
+        events = decode(chunk({"reasoning_content": "Hm"}), chunk({"thinking_blocks": blocks}))
+        assert events[1:] == [ReasoningDelta("Hm"), ReasoningSealed("s"), ReasoningSealed(redacted="d")]
+
+    def test_block_of_a_stream_may_repeat_the_text_that_it_seals(self) -> None:
+        """As this gateway and others write it."""
+        blocks = [{"type": "thinking", "thinking": "Hm", "signature": "s"}]
+        events = decode(
+            chunk({"reasoning_content": "H"}), chunk({"reasoning_content": "m"}), chunk({"thinking_blocks": blocks})
+        )
+        assert events[1:] == [ReasoningDelta("H"), ReasoningDelta("m"), ReasoningSealed("s")]
+
+    def test_block_that_repeats_the_reasoning_of_its_chunk_is_told_once(self) -> None:
+        said = {"reasoning_content": "Hm", "thinking_blocks": [{"type": "thinking", "thinking": "Hm"}]}
+        assert decode(chunk(said))[1:] == [ReasoningDelta("Hm")]
+
+    @pytest.mark.parametrize("odd", ["x", [1], [{}], [{"signature": 1}], {"a": 1}])
+    def test_blocks_of_another_shape_say_nothing(self, odd: Any) -> None:
+        assert decode(chunk({"reasoning_content": "Hm", "thinking_blocks": odd}))[1:] == [ReasoningDelta("Hm")]
 
 
 class TestUsage:
@@ -309,3 +441,69 @@ class TestWholeAnswers:
     def test_what_is_no_answer_is_refused(self, body: bytes) -> None:
         with pytest.raises(UpstreamProtocolError):
             read_answer("chat", body, str)
+
+
+class TestEmbeddings:
+    HEAD: ClassVar[dict[str, Any]] = {"object": "list", "model": "m", "usage": {"prompt_tokens": 2, "total_tokens": 2}}
+
+    def read(self, **more: Any) -> list[Event]:
+        return read_answer("embeddings", json.dumps({**self.HEAD, **more}).encode(), str)
+
+    def test_are_read_in_the_order_of_the_inputs(self) -> None:
+        data = [{"index": 1, "embedding": [1, 0.5]}, {"index": 0, "embedding": "AAAA"}]
+        assert checked(self.read(data=data)) == [
+            Started("", "m"),
+            Embedded("AAAA", 0),
+            Embedded([1.0, 0.5], 1),
+            UsageReported(TokenUsage(2, 0, 2)),
+            Ended(),
+        ]
+
+    def test_without_numbers_count_by_their_places(self) -> None:
+        assert [event.index for event in self.read(data=[{"embedding": [1]}] * 2) if isinstance(event, Embedded)] == [
+            0,
+            1,
+        ]
+
+    @pytest.mark.parametrize("data", [None, [], [{}], [{"embedding": None}], [{"embedding": {}}], 1, [1]])
+    def test_that_are_none_are_refused(self, data: Any) -> None:
+        with pytest.raises(UpstreamProtocolError):
+            self.read(data=data)
+
+    def test_error_in_their_place_is_one(self) -> None:
+        (failed,) = self.read(error={"message": "m"})
+        assert isinstance(failed, Failed)
+
+
+DEEP = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.sampled_from(["", "a", "stop", "error", "{}"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from(KEYS), DEEP, max_size=6), max_size=5),
+    st.sampled_from(["chat", "completions"]),
+)
+def test_whatever_a_service_sends_is_read_or_refused(documents: list[Any], operation: Any) -> None:
+    """… and what is read never says two things of which one cannot be: a choice that is over, a call without a beginning."""
+    decoder, grammar = OpenAIDecoder(operation, str), EventGrammar(reasons_required=False)
+    try:
+        events = [event for document in documents for event in decoder.feed(frame(document))]
+        events += decoder.close()
+    except UpstreamProtocolError:
+        return
+    try:
+        for event in events:
+            grammar.feed(event)
+    except IllegalSequence as wrong:
+        # What the service says of numbers and arguments is its own; that it is told as it is, is ours.
+        if not re.search("JSON object|Cited|UsageReported|none was called|one id|of choice -", str(wrong)):
+            raise
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), DEEP, max_size=6), st.sampled_from(["chat", "completions", "embeddings"]))
+def test_whatever_a_whole_answer_holds_is_read_or_refused(document: Any, operation: Any) -> None:
+    with contextlib.suppress(UpstreamProtocolError):
+        read_answer(operation, json.dumps(document).encode(), str)

@@ -20,7 +20,7 @@ def test_an_event_stream_is_a_stream_whatever_its_parameters(status: int, value:
 
 def test_another_stream_can_be_asked_for() -> None:
     binary = "application/vnd.amazon.eventstream"
-    assert judge_stream(200, {"content-type": binary}, media_type=binary) == "stream"
+    assert judge_stream(200, {"content-type": f"{binary}; x=y"}, media_types=("text/event-stream", binary)) == "stream"
 
 
 @pytest.mark.parametrize("value", ["application/json", "application/json; charset=utf-8", "application/problem+json"])

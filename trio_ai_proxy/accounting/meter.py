@@ -40,7 +40,7 @@ class Meter:
     chunks           how many observations held something generated
     ttft             seconds from the acceptance of the request to the first of them, None before it
     gaps             seconds from one of them to the next; deltas that came in one chunk are one step
-    reported         the provider's latest own count, None before one
+    reported         the provider's latest own count, None before one; without a total it is of the prompt alone
     finish_reasons   choice → why it ended
     faults           how often the meter itself failed; the numbers are then too low
     """
@@ -67,6 +67,11 @@ class Meter:
         # Some servers put zeros into every chunk until they know.
         reported = self.reported
         return reported is not None and bool(reported.total_tokens or reported.completion_tokens)
+
+    @property
+    def reported_prompt(self) -> int:
+        """The provider's own count of the prompt, which some tell before they begin to answer; 0 if it has told none."""
+        return self.reported.prompt_tokens if self.reported is not None else 0
 
     @property
     def completion_tokens(self) -> int:
@@ -102,13 +107,14 @@ class Meter:
 
         `count_prompt` gives the tokens of the prompt; it is called only if the provider has not told.
         """
-        if self.reported is not None and self.has_report:
-            return self.reported, "provider"
+        reported = self.reported
+        if reported is not None and self.has_report:
+            return reported, "provider"
         source = self._counter.source
         prompt_tokens = completion_tokens = 0
         try:
             completion_tokens = self._counter.total
-            prompt_tokens = count_prompt()
+            prompt_tokens = self.reported_prompt or count_prompt()
         except Exception:  # noqa: BLE001 - the record must be written, with what is known
             self.faults += 1
         if self.faults:
@@ -117,6 +123,8 @@ class Meter:
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             total_tokens=prompt_tokens + completion_tokens,
+            cached_tokens=reported.cached_tokens if reported is not None else 0,
+            cache_write_tokens=reported.cache_write_tokens if reported is not None else 0,
         )
         return usage, source
 

@@ -47,6 +47,7 @@ class ExchangeRecord(msgspec.Struct, frozen=True, kw_only=True):
     total_tokens: int
     cached_tokens: int
     reasoning_tokens: int
+    cache_write_tokens: int
     usage_source: UsageSource
     cost: float | None
     ttft_ms: float | None

@@ -8,7 +8,7 @@ Structs of msgspec: making one costs a third of what a frozen dataclass costs, a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -42,6 +42,18 @@ class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
     index: int = 0
 
 
+class ReasoningSealed(msgspec.Struct, frozen=True, gc=False):
+    """A block of thought is complete, and the provider wants it back unchanged in the next request.
+
+    signature  what proves the thought that the deltas before it told
+    redacted   a thought that is not shown at all, in the provider's own encoding; then there is no signature
+    """
+
+    signature: str = ""
+    redacted: str = ""
+    index: int = 0
+
+
 class RefusalDelta(msgspec.Struct, frozen=True, gc=False):
     """More of the text in which the model declines."""
 
@@ -50,12 +62,47 @@ class RefusalDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
-    """A fragment of tool call number `call` of choice `index`: the first has `id` and `name`, later ones add `arguments`."""
+    """A fragment of tool call number `call`, counted from 0, of choice `index`: the first has `id` and `name`, later ones add
+    `arguments`, which joined are JSON. `signature` is what some providers want back with the call (Gemini's thought signature).
+    """
 
     call: int
     id: str = ""
     name: str = ""
     arguments: str = ""
+    index: int = 0
+    signature: str = ""
+
+
+class Cited(msgspec.Struct, frozen=True, gc=False):
+    """Where a part of the text of choice `index` is from.
+
+    url, title   the page or document; `url` is "" for a document that the request brought along
+    source       the document's id or number in the request, "" if there is none
+    quote        the words of the source
+    start, end   the characters of the answer's text that it belongs to, both 0 if the provider did not say
+    """
+
+    url: str = ""
+    title: str = ""
+    source: str = ""
+    quote: str = ""
+    start: int = 0
+    end: int = 0
+    index: int = 0
+
+
+class LogProbabilities(msgspec.Struct, frozen=True):
+    """How probable the tokens of the last text were: `tokens` in OpenAI's form (`token`, `logprob`, `bytes`, `top_logprobs`)."""
+
+    tokens: list[dict[str, Any]]
+    index: int = 0
+
+
+class Embedded(msgspec.Struct, frozen=True):
+    """The vector of input number `index`: numbers, or the text in which the provider encodes them (base64)."""
+
+    vector: list[float] | str
     index: int = 0
 
 
@@ -67,7 +114,8 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 class UsageReported(msgspec.Struct, frozen=True, gc=False):
-    """The provider's own count. A later report replaces an earlier one."""
+    """The provider's own count. A later report replaces an earlier one. Before the answer it may be of the prompt alone: then
+    `completion_tokens` and `total_tokens` are 0, and what is generated is still ours to count."""
 
     usage: TokenUsage
 
@@ -82,7 +130,21 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
     """The provider's own terminal (`[DONE]`, `message_stop`, the last byte of a whole JSON document)."""
 
 
-Event = Started | TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | Finished | UsageReported | Failed | Ended
+Event = (
+    Started
+    | TextDelta
+    | ReasoningDelta
+    | ReasoningSealed
+    | RefusalDelta
+    | ToolCallDelta
+    | Cited
+    | LogProbabilities
+    | Embedded
+    | Finished
+    | UsageReported
+    | Failed
+    | Ended
+)
 
 # What opens the first-token gate: real generation, or a final word.
 GENERATION = (TextDelta, ReasoningDelta, RefusalDelta, ToolCallDelta, Finished)

@@ -6,14 +6,18 @@ What was not said is not made up: a choice without a finish reason has None, an 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from trio_ai_proxy.chat.events import (
+    Cited,
+    Embedded,
     Ended,
     Event,
     Failed,
     Finished,
+    LogProbabilities,
     ReasoningDelta,
+    ReasoningSealed,
     RefusalDelta,
     Started,
     TextDelta,
@@ -32,6 +36,16 @@ class ToolCall:
     id: str
     name: str
     arguments: str
+    signature: str = ""
+
+
+@dataclass(slots=True)
+class Thought:
+    """One block of thinking that the provider wants back: its text and signature, or `redacted` alone."""
+
+    text: str = ""
+    signature: str = ""
+    redacted: str = ""
 
 
 @dataclass(slots=True)
@@ -44,6 +58,9 @@ class Choice:
     refusal: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
     finish_reason: str | None = None
+    thoughts: list[Thought] = field(default_factory=list)
+    citations: list[Cited] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -56,6 +73,7 @@ class Answer:
     system_fingerprint: str | None = None
     choices: list[Choice] = field(default_factory=list)
     usage: TokenUsage | None = None
+    embeddings: list[list[float] | str] = field(default_factory=list)
 
 
 class Fold:
@@ -65,6 +83,7 @@ class Fold:
         self._started = Started(id="", model="")
         self._choices: dict[int, _Parts] = {}
         self._usage: TokenUsage | None = None
+        self._embeddings: dict[int, list[float] | str] = {}
 
     def add(self, event: Event) -> None:
         """Take one event. `Failed` and `Ended` say nothing about content; they are for the caller to act on."""
@@ -73,10 +92,18 @@ class Fold:
                 self._choice(event.index).text.append(event.text)
             case ReasoningDelta():
                 self._choice(event.index).reasoning.append(event.text)
+            case ReasoningSealed():
+                self._choice(event.index).seal(event)
             case RefusalDelta():
                 self._choice(event.index).refusal.append(event.text)
             case ToolCallDelta():
                 self._choice(event.index).add_call(event)
+            case Cited():
+                self._choice(event.index).citations.append(event)
+            case LogProbabilities():
+                self._choice(event.index).logprobs += event.tokens
+            case Embedded():
+                self._embeddings[event.index] = event.vector
             case Finished():
                 self._choice(event.index).finish_reason = event.reason
             case Started():
@@ -98,6 +125,7 @@ class Fold:
             system_fingerprint=started.system_fingerprint,
             choices=[parts.choice(index) for index, parts in sorted(self._choices.items())],
             usage=self._usage,
+            embeddings=[vector for _, vector in sorted(self._embeddings.items())],
         )
 
     def _choice(self, index: int) -> _Parts:
@@ -110,14 +138,29 @@ class Fold:
 class _Parts:
     """The fragments of one choice."""
 
-    __slots__ = ("calls", "finish_reason", "reasoning", "refusal", "text")
+    __slots__ = (
+        "calls", "citations", "finish_reason", "logprobs", "reasoning", "refusal", "signatures", "text", "thoughts",
+        "thoughts_end",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.text: list[str] = []
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
         self.calls: dict[int, tuple[list[str], list[str], list[str]]] = {}
+        self.signatures: dict[int, str] = {}
         self.finish_reason: str | None = None
+        self.thoughts: list[Thought] = []
+        self.thoughts_end = 0  # how many fragments of `reasoning` the blocks before hold
+        self.citations: list[Cited] = []
+        self.logprobs: list[dict[str, Any]] = []
+
+    def seal(self, event: ReasoningSealed) -> None:
+        if event.redacted:
+            self.thoughts.append(Thought(redacted=event.redacted))
+            return
+        self.thoughts.append(Thought("".join(self.reasoning[self.thoughts_end :]), event.signature))
+        self.thoughts_end = len(self.reasoning)
 
     def add_call(self, delta: ToolCallDelta) -> None:
         ids, names, arguments = self.calls.setdefault(delta.call, ([], [], []))
@@ -127,6 +170,8 @@ class _Parts:
         if delta.name and not names:
             names.append(delta.name)
         arguments.append(delta.arguments)
+        if delta.signature:
+            self.signatures[delta.call] = delta.signature
 
     def choice(self, index: int) -> Choice:
         return Choice(
@@ -135,8 +180,11 @@ class _Parts:
             reasoning="".join(self.reasoning),
             refusal="".join(self.refusal),
             tool_calls=[
-                ToolCall("".join(ids), "".join(names), "".join(arguments))
-                for _, (ids, names, arguments) in sorted(self.calls.items())
+                ToolCall("".join(ids), "".join(names), "".join(arguments), self.signatures.get(call, ""))
+                for call, (ids, names, arguments) in sorted(self.calls.items())
             ],
             finish_reason=self.finish_reason,
+            thoughts=self.thoughts,
+            citations=self.citations,
+            logprobs=self.logprobs,
         )

@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Operation = Literal["chat", "completions"]
+Operation = Literal["chat", "completions", "embeddings"]
+Unsupported = Literal["auto", "drop", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One request for generated text.
+    """One request for generated text, or for embeddings.
 
-    operation      "chat" (messages) or "completions" (a prompt)
+    operation      "chat" (messages), "completions" (a prompt) or "embeddings" (inputs)
     model          the name the client asked for; never empty
     stream         whether the client wants the answer as a stream
     include_usage  whether the client wants the usage chunk at the end of the stream
     fields         the whole JSON object as it was sent, unknown fields included; read, never written
+    unsupported    what becomes of a field that the provider has no word for; see `chat.fields`
     """
 
     operation: Operation
@@ -24,3 +26,4 @@ class ChatRequest:
     stream: bool
     include_usage: bool
     fields: dict[str, Any]
+    unsupported: Unsupported = "auto"

@@ -17,6 +17,7 @@ class TokenUsage:
     total_tokens       the provider's own total where it sent one, else the sum of the two
     cached_tokens      the part of `prompt_tokens` that the provider read from its cache
     reasoning_tokens   the part of `completion_tokens` that the client does not see as text
+    cache_write_tokens the part of `prompt_tokens` that the provider wrote into its cache
     """
 
     prompt_tokens: int = 0
@@ -24,3 +25,4 @@ class TokenUsage:
     total_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0

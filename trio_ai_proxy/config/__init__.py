@@ -57,4 +57,4 @@ def load_settings(
     document = Decoder(faults, environ, read_file).document(raw)
     notes = check(document, kinds, faults)
     faults.finish()
-    return build(document, without=faults.unresolved), notes
+    return build(document, without=faults.unresolved, kinds=kinds, environ=environ), notes

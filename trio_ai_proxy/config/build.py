@@ -9,7 +9,11 @@ from trio_ai_proxy.config.rules import key_digest
 from trio_ai_proxy.settings import (
     AdminSettings,
     AuthSettings,
+    BreakerSettings,
+    CapabilitySettings,
+    EntraSettings,
     KeySettings,
+    MatchSettings,
     ModelSettings,
     ProviderSettings,
     RouteSettings,
@@ -21,15 +25,19 @@ from trio_ai_proxy.settings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from trio_ai_proxy.config.decode import Table
+    from trio_ai_proxy.config.kinds import Kind
 
 
-def build(document: Table, *, without: Collection[str]) -> Settings:
+def build(
+    document: Table, *, without: Collection[str], kinds: Mapping[str, Kind], environ: Mapping[str, str]
+) -> Settings:
     """The settings that `document` describes, but for the providers named in `without`."""
     values = document.values
     timeouts = _timeouts(document, Timeouts())
+    breaker = _breaker(document, BreakerSettings())
     tokens, server, admin = (values[name].values if name in values else {} for name in ("tokens", "server", "admin"))
     if "cors_origins" in server:
         server["cors_origins"] = tuple(server["cors_origins"])
@@ -40,8 +48,11 @@ def build(document: Table, *, without: Collection[str]) -> Settings:
         admin=AdminSettings(**admin),
         tokens=TokenSettings(**tokens),
         timeouts=timeouts,
-        providers={name: _provider(name, table) for name, table in providers.items() if name not in without},
-        models={name: _model(name, table, timeouts) for name, table in models.items()},
+        breaker=breaker,
+        providers={
+            name: _provider(name, table, kinds, environ) for name, table in providers.items() if name not in without
+        },
+        models={name: _model(name, table, timeouts, breaker) for name, table in models.items()},
         keys=tuple(_key(table) for table in values.get("keys", [])),
         routes=tuple(RouteSettings(**table.values) for table in values.get("routes", [])),
     )
@@ -51,24 +62,32 @@ def _timeouts(owner: Table, defaults: Timeouts) -> Timeouts:
     return replace(defaults, **owner.values["timeouts"].values) if "timeouts" in owner.values else defaults
 
 
-def _provider(name: str, table: Table) -> ProviderSettings:
+def _breaker(owner: Table, defaults: BreakerSettings) -> BreakerSettings:
+    return replace(defaults, **owner.values["breaker"].values) if "breaker" in owner.values else defaults
+
+
+def _provider(name: str, table: Table, kinds: Mapping[str, Kind], environ: Mapping[str, str]) -> ProviderSettings:
     values = dict(table.values)
+    if "entra" in values:
+        values["entra"] = EntraSettings(**values["entra"].values)
+    if "beta" in values:
+        values["beta"] = tuple(values["beta"])
+    values["environment"] = {key: environ[key] for key in kinds[values["kind"]].environment if key in environ}
     if "auth" in values:
-        auth = dict(values["auth"].values)
-        auth.pop("allow_override", None)  # only `false` gets here, and that is what there is
-        values["auth"] = AuthSettings(**auth)
+        values["auth"] = AuthSettings(**values["auth"].values)
     if "base_url" in values:
         values["base_url"] = values["base_url"].rstrip("/")  # a path is added to it, and every path begins with one
     return ProviderSettings(name=name, **values)
 
 
-def _model(name: str, table: Table, defaults: Timeouts) -> ModelSettings:
+def _model(name: str, table: Table, defaults: Timeouts, breaker: BreakerSettings) -> ModelSettings:
     timeouts = _timeouts(table, defaults)
     options = dict(table.values.get("options", {}))
     force = options.pop("force", False)
     values = table.values | {
         "targets": tuple(_target(target, timeouts) for target in table.values["targets"]),
         "timeouts": timeouts,
+        "breaker": _breaker(table, breaker),
         "options": options,
         "force_options": force,
     }
@@ -76,8 +95,15 @@ def _model(name: str, table: Table, defaults: Timeouts) -> ModelSettings:
 
 
 def _target(table: Table, defaults: Timeouts) -> TargetSettings:
-    timeouts = _timeouts(table, defaults) if "timeouts" in table.values else None
-    return TargetSettings(**(table.values | {"timeouts": timeouts}))
+    values = dict(table.values)
+    if "timeouts" in values:
+        values["timeouts"] = _timeouts(table, defaults)
+    if "match" in values:
+        match = values["match"].values
+        values["match"] = MatchSettings(headers=match.get("headers", {}), keys=tuple(match.get("keys", ())))
+    if "capabilities" in values:
+        values["capabilities"] = CapabilitySettings(**values["capabilities"].values)
+    return TargetSettings(**values)
 
 
 def _key(table: Table) -> KeySettings:

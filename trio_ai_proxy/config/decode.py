@@ -24,6 +24,7 @@ from trio_ai_proxy.config.fields import (
     Listing,
     Named,
     Shape,
+    Share,
     Size,
     Text,
     keys_of,
@@ -36,6 +37,7 @@ from trio_ai_proxy.config.values import (
     WrongValue,
     expand,
     read_duration,
+    read_share,
     read_size,
     shown,
     type_name,
@@ -179,7 +181,7 @@ class Decoder:
                 return _digest(self._text(raw))
             case Anything():
                 return self._json(raw)
-            case Flag() | Count() | Duration() | Size() | Text() | Choice():
+            case Flag() | Count() | Duration() | Share() | Size() | Text() | Choice():
                 try:
                     return _scalar(shape, self._text(raw) if isinstance(raw, str) else raw)
                 except WrongValue as wrong:
@@ -263,7 +265,7 @@ def _digest(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
-def _scalar(shape: Flag | Count | Duration | Size | Text | Choice, value: object) -> object:
+def _scalar(shape: Flag | Count | Duration | Share | Size | Text | Choice, value: object) -> object:
     match shape:
         case Flag():
             if not isinstance(value, bool):
@@ -274,7 +276,9 @@ def _scalar(shape: Flag | Count | Duration | Size | Text | Choice, value: object
                 raise WrongValue(f"must be a whole number of at least {shape.minimum}")
             return value
         case Duration():
-            return read_duration(value, zero=shape.zero)
+            return _duration(shape, value)
+        case Share():
+            return read_share(value)
         case Size():
             return read_size(value)
         case Text():
@@ -292,6 +296,16 @@ def _scalar(shape: Flag | Count | Duration | Size | Text | Choice, value: object
             return value
         case _:
             assert_never(shape)
+
+
+def _duration(shape: Duration, value: object) -> object:
+    if value in shape.words:
+        return value
+    try:
+        return read_duration(value, zero=shape.zero)
+    except WrongValue as wrong:
+        words = "".join(f', or "{word}"' for word in shape.words)
+        raise WrongValue(f"{wrong}{words}") from None
 
 
 def key_name(path: Path) -> str:

@@ -26,7 +26,10 @@ def describe(settings: Settings, kinds: Mapping[str, Kind], notes: Sequence[str]
         lines += [f"  deadlines           {_deadlines(settings.timeouts)}"]
     if settings.providers:
         lines.append("")
-    lines += [f"provider {provider.name}: {_credentials(provider)}" for provider in settings.providers.values()]
+    lines += [
+        f"provider {provider.name}: {_credentials(provider, kinds[provider.kind])}"
+        for provider in settings.providers.values()
+    ]
     if settings.keys or settings.routes:
         lines.append("")
     lines += [f"key {key.name}: models {', '.join(key.models)}" for key in settings.keys]
@@ -83,15 +86,17 @@ def _model(model: ModelSettings, settings: Settings, kinds: Mapping[str, Kind]) 
 
 
 def _place(provider: ProviderSettings, kinds: Mapping[str, Kind]) -> str:
-    url = provider.base_url or kinds[provider.kind].default_base_url
-    return f"{provider.name} (kind {provider.kind}) at {url or 'no address'}"
+    kind = kinds[provider.kind]
+    given = [f"{key} {getattr(provider, key)}" for key in kind.place_keys if getattr(provider, key) is not None]
+    address = provider.base_url or kind.default_base_url or ", ".join(given)
+    return f"{provider.name} (kind {provider.kind}) at {address or 'no address'}"
 
 
 def _deadlines(timeouts: Timeouts) -> str:
     return ", ".join(f"{key.name} {format_duration(getattr(timeouts, key.name))}" for key in fields(timeouts))
 
 
-def _credentials(provider: ProviderSettings) -> str:
+def _credentials(provider: ProviderSettings, kind: Kind) -> str:
     sources = []
     if provider.api_key is not None:
         sources.append(f"api_key from {provider.api_key.source}")
@@ -100,6 +105,23 @@ def _credentials(provider: ProviderSettings) -> str:
     if provider.auth is not None and provider.auth.param_value is not None:
         where = f"{provider.auth.param_location} parameter {provider.auth.param_name}"
         sources.append(f"{where} from {provider.auth.param_value.source}")
+    if provider.auth is not None and provider.auth.allow_override:
+        sources.append("where a client sends its own there, that goes out")
+    if provider.entra is not None:
+        secret = provider.entra.client_secret
+        proof = f"secret from {secret.source}" if secret is not None else "a federated token"
+        sources.append(f"application {provider.entra.client_id} of tenant {provider.entra.tenant_id}, {proof}")
+    for name in ("service_account", "secret_access_key"):
+        secret = getattr(provider, name)
+        if secret is not None:
+            sources.append(f"{name} from {secret.source}")
+    for name in ("profile", "role_arn"):
+        if getattr(provider, name) is not None:
+            sources.append(f"{name} {getattr(provider, name)}")
+    if not sources and kind.environment and not kind.needs_key:
+        sources.append("what this machine is given")
+    if provider.managed_identity:
+        sources.append("the identity of this machine")
     return ", ".join(sources) or "no credential"
 
 

@@ -13,7 +13,6 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from trio_ai_proxy.settings import (
-    AuthSettings,
     KeySettings,
     ModelSettings,
     ProviderSettings,
@@ -37,9 +36,15 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """Seconds, or text with units."""
+    """Seconds, or text with units; or one of a few words."""
 
     zero: bool
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A number above 0 and at most 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,32 +103,25 @@ class Named:
     of: Shape
 
 
-Shape = Flag | Count | Duration | Size | Text | Choice | Credential | Digest | Anything | Block | Listing | Named
+Shape = Flag | Count | Duration | Share | Size | Text | Choice | Credential | Digest | Anything | Block | Listing | Named
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of a table. `default` is the value in `Settings`, None where absence means something of its own."""
+    """One key of a table. `default` is the value in `Settings`, None where absence means something of its own; `kinds` are the
+    kinds of provider that have it, none if all do."""
 
     name: str
     doc: str
     shape: Shape
     required: bool
     default: Any = None
+    kinds: tuple[str, ...] = ()
 
 
 # Keys of the file that become something else in the settings, or say something that is checked and then forgotten.
 _KEYS_WITHOUT_FIELD: Mapping[type, tuple[Key, ...]] = {
     KeySettings: (Key("secret", "The key itself, of which only the SHA-256 is kept.", Credential(), required=False),),
-    AuthSettings: (
-        Key(
-            "allow_override",
-            "Let the client's own credential win. `true` is not built yet.",
-            Flag(),
-            required=False,
-            default=False,
-        ),
-    ),
 }
 
 # Of each pair exactly one is given.
@@ -132,16 +130,10 @@ ALTERNATIVES: Mapping[type, tuple[str, str]] = {KeySettings: ("sha256", "secret"
 # Parts of the contract that are still to come. A key that is neither here nor in the types is a mistake.
 NOT_BUILT: Mapping[type, tuple[str, ...]] = {
     Settings: ("guards",),
-    ModelSettings: ("balance", "retries", "hedge_after", "continuation", "guards"),
+    ProviderSettings: ("api_keys",),
+    ModelSettings: ("guards",),
     TargetSettings: ("input_cost", "output_cost"),
     KeySettings: ("limits",),
-    ProviderSettings: (
-        *("instance", "deployment", "api_version", "entra", "managed_identity"),
-        *("version", "beta"),
-        *("project", "location", "service_account"),
-        *("region", "access_key_id", "secret_access_key", "session_token", "profile", "role_arn"),
-        *("format", "use_cache", "wait_for_model"),
-    ),
 }
 
 
@@ -162,6 +154,7 @@ def keys_of(settings_type: type) -> dict[str, Key]:
             required=field.metadata.get("required", not has_default)
             and field.name not in ALTERNATIVES.get(settings_type, ()),
             default=_default(field),
+            kinds=field.metadata.get("kinds", ()),
         )
     return keys | {key.name: key for key in _KEYS_WITHOUT_FIELD.get(settings_type, ())}
 
@@ -170,8 +163,11 @@ def shape_of(hint: Any, metadata: Mapping[str, Any]) -> Shape:
     """The shape of values of the type `hint`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        (only,) = (argument for argument in arguments if argument is not types.NoneType)
-        return shape_of(only, metadata)
+        only, *words = (argument for argument in arguments if argument is not types.NoneType)
+        shape = shape_of(only, metadata)
+        if words and isinstance(shape, Duration):
+            return dataclasses.replace(shape, words=tuple(word for literal in words for word in get_args(literal)))
+        return shape
     if origin is Literal:
         return Choice(arguments, metadata.get("not_built", ()))
     if origin is tuple:
@@ -186,6 +182,7 @@ def shape_of(hint: Any, metadata: Mapping[str, Any]) -> Shape:
         (int, "count"): Count(minimum=0 if zero else 1),
         (int, "size"): Size(),
         (float, "duration"): Duration(zero=zero),
+        (float, "share"): Share(),
         (str, None): Text(empty=metadata.get("empty", False)),
         (bytes, None): Digest(),
         (Secret, None): Credential(),

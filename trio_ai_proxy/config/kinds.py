@@ -11,6 +11,10 @@ class Kind(Protocol):
     default_base_url  where the service is; None if every account has a place of its own
     needs_key         whether an account without a credential cannot work
     source            where this is written down, for people
+    place_keys        keys that say where it is, in place of `base_url`
+    credential_keys   keys that give a credential, in place of `api_key`
+    environment       the environment's variables that it reads beside its keys
+    signs             its requests are signed or carry a token that is fetched: there is no place for a client's credential
     """
 
     @property
@@ -24,3 +28,15 @@ class Kind(Protocol):
 
     @property
     def source(self) -> str: ...
+
+    @property
+    def place_keys(self) -> tuple[str, ...]: ...
+
+    @property
+    def credential_keys(self) -> tuple[str, ...]: ...
+
+    @property
+    def environment(self) -> tuple[str, ...]: ...
+
+    @property
+    def signs(self) -> bool: ...

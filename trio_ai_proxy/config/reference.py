@@ -21,6 +21,7 @@ from trio_ai_proxy.config.fields import (
     Listing,
     Named,
     Shape,
+    Share,
     Size,
     Text,
     keys_of,
@@ -66,7 +67,7 @@ def reference_markdown() -> str:
             one, other = ALTERNATIVES[settings_type]
             parts.append(f"Exactly one of `{one}` and `{other}` is given.\n")
         rows = [
-            f"| `{key.name}` | {_type(key.shape)} | {_default(key)} | {key.doc} |"
+            f"| `{key.name}` | {_type(key.shape)} | {_default(key)} | {key.doc}{_kinds(key, '`')} |"
             for key in keys_of(settings_type).values()
         ]
         parts.append("\n".join(["| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows, ""]))
@@ -113,7 +114,10 @@ def _type(shape: Shape) -> str:
         case Count():
             return f"whole number, at least {shape.minimum}"
         case Duration():
-            return "duration, may be 0" if shape.zero else "duration"
+            words = "".join(f', or `"{word}"`' for word in shape.words)
+            return ("duration, may be 0" if shape.zero else "duration") + words
+        case Share():
+            return "number above 0, at most 1"
         case Size():
             return "size"
         case Text():
@@ -134,6 +138,13 @@ def _type(shape: Shape) -> str:
             return f"table of names, each: {_type(shape.of)}"
         case _:
             assert_never(shape)
+
+
+def _kinds(key: Key, quote: str = "") -> str:
+    """The kinds of provider that have this key, as a sentence; nothing if all do."""
+    if not key.kinds:
+        return ""
+    return f" Kind {' and '.join(f'{quote}{kind}{quote}' for kind in key.kinds)}."
 
 
 def _default(key: Key) -> str:
@@ -183,7 +194,7 @@ def _table_schema(settings_type: type) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         # draft 7 ignores what stands beside "$ref", so the description goes around it
-        "properties": {key.name: {"description": key.doc, "allOf": [_schema(key.shape)]} for key in keys},
+        "properties": {key.name: {"description": key.doc + _kinds(key), "allOf": [_schema(key.shape)]} for key in keys},
     }
     required = [key.name for key in keys if key.required]
     if required:
@@ -200,7 +211,10 @@ def _schema(shape: Shape) -> dict[str, Any]:
         case Count():
             return {"type": "integer", "minimum": shape.minimum}
         case Duration():
-            return _named("durationOrZero" if shape.zero else "duration")
+            named = _named("durationOrZero" if shape.zero else "duration")
+            return {"anyOf": [named, {"enum": list(shape.words)}]} if shape.words else named
+        case Share():
+            return {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
         case Size():
             return _named("size")
         case Text():

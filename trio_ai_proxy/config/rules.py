@@ -108,10 +108,10 @@ def _check_needs(table: Table, kind: Kind, faults: Faults) -> None:
     if kind.default_base_url is None and not any(key in raw for key in ("base_url", *kind.place_keys)):
         keys = " or ".join(f"`{key}`" for key in (*kind.place_keys, "base_url"))
         faults.add(table.path, f'{table_name(table.path)} needs {keys}; kind "{kind.name}" has no default for it')
-    if kind.needs_key and not any(key in raw for key in ("api_key", "auth", *kind.credential_keys)):
+    given = [key for key in ("api_key", "auth", *kind.credential_keys) if raw.get(key, False) is not False]
+    if kind.needs_key and not given:
         keys = " or ".join(f"`{key}`" for key in ("api_key", "auth", *kind.credential_keys))
         faults.add(table.path, f'{table_name(table.path)} needs {keys}; kind "{kind.name}" asks for one')
-    given = [key for key in ("api_key", "auth", *kind.credential_keys) if raw.get(key, False) is not False]
     if len(given) > 1 and set(given) & set(kind.credential_keys):
         faults.reject(table, given[1], f"cannot stand beside `{given[0]}`: each is a credential; keep one")
     places = [key for key in ("base_url", *kind.place_keys) if key in raw]

@@ -90,6 +90,13 @@ def read_size(value: object) -> int:
     return size
 
 
+def read_share(value: object) -> float:
+    """A number above 0 and at most 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise WrongValue("must be a number above 0 and at most 1")
+    return float(value)
+
+
 def format_duration(seconds: float) -> str:
     """The way one would write it: 900.0 → "15m", 5400.0 → "1h30m", 0.25 → "250ms"."""
     milliseconds = round(seconds * 1000)

@@ -5,11 +5,12 @@ Source: https://platform.openai.com/docs/api-reference/chat/create
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from trio_ai_proxy.dialects import openai_shape
+from trio_ai_proxy.dialects.openai_chat_stream import ChatEncoder
+from trio_ai_proxy.dialects.openai_grammar import OpenAIGrammar
 from trio_ai_proxy.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.chat.fold import Answer, Choice, ToolCall
     from trio_ai_proxy.chat.request import ChatRequest, Operation
     from trio_ai_proxy.chat.usage import TokenUsage
+    from trio_ai_proxy.dialects.base import StreamEncoder, StreamGrammar
     from trio_ai_proxy.errors import ProxyError
 
 
@@ -43,8 +45,15 @@ class OpenAIChat:
     def encode_usage(self, started: Started, usage: TokenUsage) -> bytes:
         return openai_shape.encode_usage(started, usage, "chat.completion.chunk")
 
-    def encode_answer(self, answer: Answer) -> bytes:
-        return msgspec.json.encode(openai_shape.answer_object(answer, "chat.completion", _choice))
+    def encode_answer(self, answer: Answer, request: ChatRequest) -> bytes:
+        choice = partial(_choice, older_calls=_speaks_of_functions(request))
+        return openai_shape.encode(openai_shape.answer_object(answer, "chat.completion", choice))
+
+    def encoder(self, started: Started, request: ChatRequest | None = None) -> StreamEncoder:
+        return ChatEncoder(started, older_calls=request is not None and _speaks_of_functions(request))
+
+    def grammar(self, *, include_usage: bool, own: bool) -> StreamGrammar:
+        return OpenAIGrammar(self.operation, include_usage=include_usage, own=own)
 
 
 def _check_messages(fields: dict[str, Any]) -> None:
@@ -65,7 +74,12 @@ def _check_messages(fields: dict[str, Any]) -> None:
             raise InvalidRequest('A message must have a "role".', param=f"messages.{position}.role")
 
 
-def _choice(choice: Choice) -> dict[str, Any]:
+def _speaks_of_functions(request: ChatRequest) -> bool:
+    """Whether the client knows OpenAI's older form alone: one call, without an id."""
+    return bool(request.fields.get("functions")) and not request.fields.get("tools")
+
+
+def _choice(choice: Choice, *, older_calls: bool) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         # null, and not "", where there was no text: SDKs tell a call of tools from an empty answer by it.
@@ -74,14 +88,26 @@ def _choice(choice: Choice) -> dict[str, Any]:
     }
     if choice.reasoning:
         message["reasoning_content"] = choice.reasoning
+    if choice.thoughts:
+        message["thinking_blocks"] = [openai_shape.thinking_block(thought) for thought in choice.thoughts]
+    if choice.citations:
+        message["annotations"] = [openai_shape.annotation(citation) for citation in choice.citations]
     if choice.tool_calls:
-        if choice.finish_reason == "function_call":  # OpenAI's older form: one call, without an id
+        if older_calls or choice.finish_reason == "function_call":
             message["function_call"] = _function(choice.tool_calls[0])
         else:
             message["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": _function(call)} for call in choice.tool_calls
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": _function(call),
+                    **openai_shape.extra_content(call.signature),
+                }
+                for call in choice.tool_calls
             ]
-    return {"index": choice.index, "message": message, "logprobs": None, "finish_reason": choice.finish_reason}
+    logprobs = {"content": choice.logprobs, "refusal": None} if choice.logprobs else None
+    reason = "function_call" if older_calls and choice.finish_reason == "tool_calls" else choice.finish_reason
+    return {"index": choice.index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
 def _function(call: ToolCall) -> dict[str, str]:

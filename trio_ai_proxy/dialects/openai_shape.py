@@ -17,8 +17,8 @@ from trio_ai_proxy.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from trio_ai_proxy.chat.events import Started
-    from trio_ai_proxy.chat.fold import Answer, Choice
+    from trio_ai_proxy.chat.events import Cited, Started
+    from trio_ai_proxy.chat.fold import Answer, Choice, Thought
     from trio_ai_proxy.chat.request import Operation
     from trio_ai_proxy.chat.usage import TokenUsage
     from trio_ai_proxy.errors import ProxyError
@@ -85,7 +85,7 @@ def read_request(fields: dict[str, Any], operation: Operation, route_model: str 
         if options is not None and not isinstance(options, dict):
             raise InvalidRequest('"stream_options" must be an object.', param="stream_options")
         include_usage = _read_flag((options or {}).get("include_usage"), "stream_options.include_usage")
-    return ChatRequest(operation, _read_model(fields, route_model), stream, include_usage, fields)
+    return ChatRequest(operation, read_model(fields, route_model), stream, include_usage, fields)
 
 
 def _read_flag(value: Any, name: str) -> bool:
@@ -96,7 +96,7 @@ def _read_flag(value: Any, name: str) -> bool:
     return value
 
 
-def _read_model(fields: Mapping[str, Any], route_model: str | None) -> str:
+def read_model(fields: Mapping[str, Any], route_model: str | None) -> str:
     model = fields.get("model")
     if route_model is not None:
         if model is not None and model != route_model:
@@ -112,17 +112,18 @@ def _read_model(fields: Mapping[str, Any], route_model: str | None) -> str:
 
 
 def encode_error(error: ProxyError) -> bytes:
-    return _encode({"error": _error(error)})
+    return encode({"error": _error(error)})
 
 
 def encode_stream_error(error: ProxyError) -> bytes:
     # The official SDKs raise on `data` with an object `error`, and keep its message, type and code; of an `error` that
     # is a text they lose the message.
-    return b"data: " + _encode({"error": _error(error)}) + b"\n\n"
+    return b"data: " + encode({"error": _error(error)}) + b"\n\n"
 
 
-def _error(error: ProxyError) -> dict[str, str | None]:
-    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+def _error(error: ProxyError) -> dict[str, object]:
+    words = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return {**words, **(error.details or {})}
 
 
 def encode_usage(started: Started, usage: TokenUsage, object_name: str) -> bytes:
@@ -136,17 +137,66 @@ def encode_usage(started: Started, usage: TokenUsage, object_name: str) -> bytes
         chunk["system_fingerprint"] = started.system_fingerprint
     chunk["choices"] = []
     chunk["usage"] = usage_object(usage)
-    return b"data: " + _encode(chunk) + b"\n\n"
+    return b"data: " + encode(chunk) + b"\n\n"
 
 
 def usage_object(usage: TokenUsage) -> dict[str, Any]:
+    sent = {"cached_tokens": usage.cached_tokens}
+    if usage.cache_write_tokens:
+        sent["cache_write_tokens"] = usage.cache_write_tokens  # OpenRouter's name for it
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens or usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens_details": sent,
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
+
+
+def encode(value: Any) -> bytes:
+    """`value` as JSON. Half a surrogate pair in a text, which UTF-8 cannot say, becomes U+FFFD."""
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def chunk_head(started: Started, object_name: str) -> bytes:
+    """What every chunk of a stream begins with, up to its first choice."""
+    chunk: dict[str, Any] = {
+        "id": started.id,
+        "object": object_name,
+        "created": started.created,
+        "model": started.model,
+    }
+    if started.system_fingerprint is not None:
+        chunk["system_fingerprint"] = started.system_fingerprint
+    return b"data: " + encode(chunk)[:-1] + b',"choices":['
+
+
+def thinking_block(thought: Thought) -> dict[str, str]:
+    """A block of thinking in the form in which clients give it back (Anthropic's, as LiteLLM's clients know it)."""
+    if thought.redacted:
+        return {"type": "redacted_thinking", "data": thought.redacted}
+    return {"type": "thinking", "thinking": thought.text, "signature": thought.signature}
+
+
+def annotation(cited: Cited) -> dict[str, Any]:
+    """Where text is from: OpenAI's `url_citation`, and for a document of the request `file_citation`."""
+    if cited.url:
+        place = {"start_index": cited.start, "end_index": cited.end, "url": cited.url, "title": cited.title}
+        return {"type": "url_citation", "url_citation": place}
+    document = {"file_id": cited.source, "filename": cited.title, "index": cited.end, "quote": cited.quote}
+    return {"type": "file_citation", "file_citation": document}
+
+
+def extra_content(signature: str) -> dict[str, Any]:
+    """What a tool call carries beside OpenAI's fields: Gemini's thought signature, where Google's own OpenAI endpoint has it.
+
+    Source: https://ai.google.dev/gemini-api/docs/thought-signatures#openai
+    """
+    return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
 
 
 def answer_object(answer: Answer, object_name: str, choice: Callable[[Choice], dict[str, Any]]) -> dict[str, Any]:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from trio_ai_proxy.chat.events import Finished, RefusalDelta, TextDelta
 from trio_ai_proxy.dialects import openai_shape
+from trio_ai_proxy.dialects.openai_grammar import OpenAIGrammar
 from trio_ai_proxy.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from trio_ai_proxy.chat.events import Started
+    from collections.abc import Sequence
+
+    from trio_ai_proxy.chat.events import Event, Started
     from trio_ai_proxy.chat.fold import Answer, Choice
     from trio_ai_proxy.chat.request import ChatRequest, Operation
     from trio_ai_proxy.chat.usage import TokenUsage
+    from trio_ai_proxy.dialects.base import StreamEncoder, StreamGrammar
     from trio_ai_proxy.errors import ProxyError
 
 
@@ -43,8 +46,14 @@ class OpenAIText:
     def encode_usage(self, started: Started, usage: TokenUsage) -> bytes:
         return openai_shape.encode_usage(started, usage, "text_completion")
 
-    def encode_answer(self, answer: Answer) -> bytes:
-        return msgspec.json.encode(openai_shape.answer_object(answer, "text_completion", _choice))
+    def encode_answer(self, answer: Answer, request: ChatRequest) -> bytes:
+        return openai_shape.encode(openai_shape.answer_object(answer, "text_completion", _choice))
+
+    def encoder(self, started: Started, request: ChatRequest | None = None) -> StreamEncoder:
+        return TextEncoder(started)
+
+    def grammar(self, *, include_usage: bool, own: bool) -> StreamGrammar:
+        return OpenAIGrammar(self.operation, include_usage=include_usage, own=own)
 
 
 def _check_prompt(fields: dict[str, Any]) -> None:
@@ -78,5 +87,30 @@ def _are_tokens(tokens: list[Any]) -> bool:
     return all(type(token) is int and token >= 0 for token in tokens)  # `type`, for True is an int
 
 
+class TextEncoder:
+    """Events → chunks of a streamed completion. What a completion has no place for (thoughts, calls of tools) is left out."""
+
+    def __init__(self, started: Started) -> None:
+        self._head = openai_shape.chunk_head(started, "text_completion")
+
+    def feed(self, events: Sequence[Event]) -> bytes:
+        out = []
+        for event in events:
+            if isinstance(event, TextDelta | RefusalDelta):
+                text = openai_shape.encode(event.text)
+                tail = b'{"text":%b,"index":%d,"logprobs":null,"finish_reason":null}]}\n\n' % (text, event.index)
+                out.append(self._head + tail)
+            elif isinstance(event, Finished):
+                reason = openai_shape.encode(event.reason)
+                tail = b'{"text":"","index":%d,"logprobs":null,"finish_reason":%b}]}\n\n' % (event.index, reason)
+                out.append(self._head + tail)
+        return b"".join(out)
+
+
 def _choice(choice: Choice) -> dict[str, Any]:
-    return {"text": choice.text, "index": choice.index, "logprobs": None, "finish_reason": choice.finish_reason}
+    return {
+        "text": choice.text + choice.refusal,
+        "index": choice.index,
+        "logprobs": None,
+        "finish_reason": choice.finish_reason,
+    }

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from trio_ai_proxy.dialects.openai_chat import OpenAIChat
+from trio_ai_proxy.dialects.openai_embeddings import OpenAIEmbeddings
 from trio_ai_proxy.dialects.openai_text import OpenAIText
 from trio_ai_proxy.dialects.options import with_options
 
@@ -16,4 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DIALECTS", "with_options"]
 
-DIALECTS: Mapping[str, Dialect] = MappingProxyType({"llm/v1/chat": OpenAIChat(), "llm/v1/completions": OpenAIText()})
+DIALECTS: Mapping[str, Dialect] = MappingProxyType(
+    {"llm/v1/chat": OpenAIChat(), "llm/v1/completions": OpenAIText(), "llm/v1/embeddings": OpenAIEmbeddings()}
+)

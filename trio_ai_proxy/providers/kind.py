@@ -21,6 +21,10 @@ class Kind:
     source            the pages of the service's documentation that this row is from
     env               the environment variable in which its key is usually kept, or None
     embedded          whether the gateway plays it itself, in memory: nothing is sent anywhere
+    place_keys        keys of its block that say where it is, in place of `base_url`
+    credential_keys   keys of its block that give a credential, in place of `api_key`
+    environment       the environment's variables that it reads beside its keys
+    signs             its requests are signed or carry a token that is fetched: there is no place for a client's credential
     """
 
     name: str
@@ -31,3 +35,7 @@ class Kind:
     source: str
     env: str | None = None
     embedded: bool = False
+    place_keys: tuple[str, ...] = ()
+    credential_keys: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    signs: bool = False

@@ -5,25 +5,17 @@ came.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from trio_ai_proxy.chat.events import (
-    Ended,
-    Event,
-    Failed,
-    Finished,
-    ReasoningDelta,
-    RefusalDelta,
-    Started,
-    TextDelta,
-    ToolCallDelta,
-    UsageReported,
-)
+from trio_ai_proxy.chat.events import Ended, Event, Failed, Finished, Started, TextDelta, UsageReported
 from trio_ai_proxy.errors import TruncatedStream, UpstreamError, UpstreamProtocolError
-from trio_ai_proxy.providers.openai_errors import Scrub, stream_error
-from trio_ai_proxy.providers.openai_wire import Answer, Function, Said, count, json_text, read, text_of, token_usage
+from trio_ai_proxy.providers.error_words import Scrub, stream_error
+from trio_ai_proxy.providers.loose import count
+from trio_ai_proxy.providers.openai_said import Speech, add_probabilities, add_text
+from trio_ai_proxy.providers.openai_vectors import read_vectors
+from trio_ai_proxy.providers.openai_wire import Answer, read, token_usage
 
 if TYPE_CHECKING:
     from trio_ai_proxy.chat.request import Operation
@@ -40,6 +32,7 @@ class OpenAIDecoder:
         self._is_over = False
         self._open: set[int] = set()
         self._finished: set[int] = set()
+        self._speech = Speech()
 
     def feed(self, item: Frame) -> list[Event]:
         if self._is_over:
@@ -78,8 +71,9 @@ class OpenAIDecoder:
             index in self._open
             and index is not None
             and said is not None
-            and not (choice.finish_reason or choice.error or choice.usage)
+            and not (choice.finish_reason or choice.error or choice.usage or choice.logprobs)
             and not (said.reasoning_content or said.reasoning or said.refusal or said.tool_calls or said.function_call)
+            and not (said.thinking_blocks or said.annotations)
             and isinstance(said.content, str)
             and said.content
             and self._is_chat
@@ -118,21 +112,25 @@ class OpenAIDecoder:
 
     def _events(self, chunk: Answer) -> list[Event]:
         events: list[Event] = []
-        if not self._has_started and (chunk.id or chunk.model or chunk.choices):
+        if not self._has_started and _begins(chunk):
             self._has_started = True
             events.append(_started(chunk))
+            self._speech.answer_id = str(chunk.id or "")
         for choice in chunk.choices or ():
             index = choice.index or 0
+            if index in self._finished:
+                continue  # a choice that is over says no more, whatever else is in the chunk
             if not self._is_chat:
-                _add_text(events, choice.text, index)
+                add_text(events, choice.text, index)
             elif choice.delta is not None:
-                _add_said(events, choice.delta, index)
+                self._speech.add(events, choice.delta, index)
+            if choice.logprobs and self._is_chat:
+                add_probabilities(events, choice.logprobs, index)
             if choice.finish_reason:
                 self._open.discard(index)
-                if index not in self._finished:
-                    self._finished.add(index)
-                    events.append(Finished(str(choice.finish_reason), index))
-            elif index not in self._finished:
+                self._finished.add(index)
+                self._speech.finish(events, str(choice.finish_reason), index)
+            elif self._has_started:
                 self._open.add(index)
         error = _error(chunk, self._scrub)
         if error is not None:
@@ -151,20 +149,36 @@ def read_answer(operation: Operation, body: bytes, scrub: Scrub) -> list[Event]:
     error = _error(answer, scrub)
     if error is not None:
         return [Failed(error)]
+    if operation == "embeddings":
+        return read_vectors(body, _started(answer), answer.usage)
     if not answer.choices:
         raise UpstreamProtocolError("The provider's answer has no choices.")
     events: list[Event] = [_started(answer)]
+    speech = Speech()
+    speech.answer_id = str(answer.id or "")
     for position, choice in enumerate(answer.choices):
         index = position if choice.index is None else choice.index
         if operation == "completions":
-            _add_text(events, choice.text, index)
+            add_text(events, choice.text, index)
         elif choice.message is not None:
-            _add_said(events, choice.message, index)
+            speech.add(events, choice.message, index)
+        if choice.logprobs and operation == "chat":
+            add_probabilities(events, choice.logprobs, index)
         if choice.finish_reason:
-            events.append(Finished(str(choice.finish_reason), index))
+            speech.finish(events, str(choice.finish_reason), index)
     _add_usage(events, answer)
     events.append(Ended())
     return events
+
+
+def _begins(chunk: Answer) -> bool:
+    """Whether the answer has begun with this chunk. Azure sends what its filter says of the prompt, and of text to come, in
+    chunks without an id, a model and a delta."""
+    if chunk.id or chunk.model:
+        return True
+    return any(
+        choice.delta is not None or choice.text is not None or choice.finish_reason for choice in chunk.choices or ()
+    )
 
 
 def _started(answer: Answer) -> Started:
@@ -175,38 +189,6 @@ def _started(answer: Answer) -> Started:
         created=count(answer.created),
         system_fingerprint=fingerprint if isinstance(fingerprint, str) else None,
     )
-
-
-def _add_text(events: list[Event], content: Any, index: int) -> None:
-    if not content:
-        return
-    text = text_of(content)
-    if text:
-        events.append(TextDelta(text, index))
-
-
-def _add_said(events: list[Event], said: Said, index: int) -> None:
-    reasoning = said.reasoning_content or said.reasoning
-    if reasoning and isinstance(reasoning, str):
-        events.append(ReasoningDelta(reasoning, index))
-    _add_text(events, said.content, index)
-    if said.refusal and isinstance(said.refusal, str):
-        events.append(RefusalDelta(said.refusal, index))
-    for position, call in enumerate(said.tool_calls or ()):
-        _add_call(events, call.function, position if call.index is None else call.index, call.id, index)
-    if said.function_call is not None:
-        _add_call(events, said.function_call, 0, None, index)
-
-
-def _add_call(events: list[Event], function: Function | None, call: int, call_id: Any, index: int) -> None:
-    name = function.name if function is not None else None
-    arguments = function.arguments if function is not None else None
-    if arguments is None:
-        arguments = ""
-    elif not isinstance(arguments, str):
-        arguments = json_text(arguments)
-    if call_id or name or arguments:
-        events.append(ToolCallDelta(call, str(call_id or ""), str(name or ""), arguments, index))
 
 
 def _add_usage(events: list[Event], answer: Answer) -> None:

@@ -8,13 +8,13 @@ named beside them.
 
 from __future__ import annotations
 
-import json
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from trio_ai_proxy.chat.usage import TokenUsage
 from trio_ai_proxy.errors import UpstreamProtocolError
+from trio_ai_proxy.providers.loose import count, read_leniently
 
 
 class Function(msgspec.Struct, gc=False):
@@ -26,6 +26,7 @@ class ToolCall(msgspec.Struct, gc=False):
     index: int | None = None
     id: Any = None
     function: Function | None = None
+    extra_content: Any = None  # Google's endpoint, and this gateway: `{"google": {"thought_signature": …}}`
 
 
 class Said(msgspec.Struct, gc=False):
@@ -37,10 +38,13 @@ class Said(msgspec.Struct, gc=False):
     refusal: Any = None
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None  # OpenAI's older form of one tool call
+    thinking_blocks: Any = None  # LiteLLM, and this gateway: thoughts that the provider wants back
+    annotations: Any = None  # where the text is from
 
 
 class TokenDetails(msgspec.Struct, gc=False):
     cached_tokens: Any = None
+    cache_write_tokens: Any = None  # OpenRouter, and this gateway
     reasoning_tokens: Any = None
 
 
@@ -57,6 +61,7 @@ class Choice(msgspec.Struct, gc=False):
     delta: Said | None = None
     message: Said | None = None
     text: Any = None
+    logprobs: Any = None
     finish_reason: Any = None
     usage: Usage | None = None  # Moonshot, on the last choice
     error: Any = None  # OpenRouter
@@ -86,24 +91,18 @@ class Answer(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(Answer).decode
 
-T = TypeVar("T")
-
 
 def read(data: bytes) -> Answer:
     """The JSON document `data`. Raises `UpstreamProtocolError` if it is none, or not of OpenAI's shape."""
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _read_leniently(data, error)
+        return _read_again(data, error)
 
 
-def _read_leniently(data: bytes, first: Exception) -> Answer:
-    """Read what the strict reader refuses and real services send: half a surrogate pair (a character of two UTF-16
-    units cut at a token's end), bytes that are not UTF-8, NaN among the log probabilities."""
+def _read_again(data: bytes, first: Exception) -> Answer:
     try:
-        text = json.dumps(json.loads(data.decode("utf-8", "replace")), ensure_ascii=False)
-        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a pair becomes U+FFFD
-        return msgspec.convert(json.loads(whole), Answer)
+        return msgspec.convert(read_leniently(data), Answer)
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
         raise UpstreamProtocolError(f"The provider sent what is not an OpenAI answer: {_reason(first)}.") from first
 
@@ -111,24 +110,6 @@ def _read_leniently(data: bytes, first: Exception) -> Answer:
 def _reason(error: Exception) -> str:
     """The reader's own words, which speak of places and types, never of content."""
     return str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
-
-
-def text_of(value: Any) -> str:
-    """`content` as text: a text, or the text of a list of parts (Mistral, and some who follow it)."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        return ""
-    texts = (part if isinstance(part, str) else part.get("text") for part in value if isinstance(part, str | dict))
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def json_text(value: Any) -> str:
-    """`value` as JSON, or nothing if it is nested too deeply to be written."""
-    try:
-        return msgspec.json.encode(value).decode()
-    except RecursionError:
-        return ""
 
 
 def token_usage(usage: Usage) -> TokenUsage | None:
@@ -143,11 +124,5 @@ def token_usage(usage: Usage) -> TokenUsage | None:
         total_tokens=prompt + completion if usage.total_tokens is None else count(usage.total_tokens),
         cached_tokens=count(sent.cached_tokens) if sent else 0,
         reasoning_tokens=count(made.reasoning_tokens) if made else 0,
+        cache_write_tokens=count(sent.cache_write_tokens) if sent else 0,
     )
-
-
-def count(value: Any) -> int:
-    """A number that is not negative, whatever the service made of it; 0 if it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return 0
-    return max(0, int(value)) if value == value and abs(value) < 2**63 else 0  # NaN is not itself

@@ -1,18 +1,18 @@
-"""Which providers there are: one row each. A service that speaks a wire we know is a row and nothing else.
-
-A default URL stands here only where the service's own documentation gives it. vLLM has none although it has a usual
-port: that is 8000, which is ours as well, and a gateway that calls itself is a bad first day.
+"""Which providers there are: one row each. A service that speaks a wire we know is a row and nothing else; those of OpenAI's
+wire are in `services`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from trio_ai_proxy.errors import ConfigError
 from trio_ai_proxy.providers.base import Capabilities
 from trio_ai_proxy.providers.kind import Kind
-from trio_ai_proxy.providers.openai import OpenAIProvider
+from trio_ai_proxy.providers.services import SERVERS, SERVICES, hosted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,20 +21,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.providers.base import Provider
     from trio_ai_proxy.settings import ProviderSettings
 
-_CHAT_ONLY: frozenset[Operation] = frozenset({"chat"})
-
-# Which services go on generating, and charging, after the connection is closed: OpenRouter's list under "Stream
-# Cancellation", "not currently supported". OpenRouter itself passes a cancellation on, so it depends on who serves.
-_BILLS_ON = "; bills after an abort: https://openrouter.ai/docs/api-reference/streaming"
-
-
-def _hosted(name: str, url: str, source: str, env: str, capabilities: Capabilities) -> Kind:
-    return Kind(name, "openai", url, True, capabilities, source, env)
-
-
-def _self_hosted(name: str, url: str | None, source: str, env: str | None = None) -> Kind:
-    return Kind(name, "openai", url, False, Capabilities(), source, env)
-
+_ALL: frozenset[Operation] = frozenset({"chat", "completions", "embeddings"})
 
 _ROWS = (
     Kind(
@@ -46,165 +33,198 @@ _ROWS = (
         "part of this project: a scripted upstream in memory that needs no account",
         embedded=True,
     ),
-    _hosted(
+    hosted(
         "openai",
         "https://api.openai.com/v1",
         "OpenAI, API reference: https://platform.openai.com/docs/api-reference/chat",
         "OPENAI_API_KEY",
-        Capabilities(),
+        Capabilities(operations=_ALL),
     ),
-    # -- servers that one runs oneself ------------------------------------------------------------------------------
-    _self_hosted(
-        "openai_compatible",
+    # -- services with a wire of their own --------------------------------------------------------------------------
+    Kind(
+        "azure",
+        "openai",
         None,
-        "any other service of OpenAI's wire: https://platform.openai.com/docs/api-reference/chat",
+        True,
+        Capabilities(operations=_ALL),
+        "Azure OpenAI in Microsoft Foundry, REST API: https://learn.microsoft.com/azure/ai-foundry/openai/reference",
+        "AZURE_OPENAI_API_KEY",
+        place_keys=("instance",),
+        credential_keys=("entra", "managed_identity"),
+        environment=(
+            "AZURE_TENANT_ID",
+            "AZURE_CLIENT_ID",
+            "AZURE_FEDERATED_TOKEN_FILE",
+            "AZURE_AUTHORITY_HOST",
+            "AZURE_POD_IDENTITY_AUTHORITY_HOST",
+            "IDENTITY_ENDPOINT",
+            "IDENTITY_HEADER",
+        ),
     ),
-    _self_hosted(
-        "vllm",
+    Kind(
+        "anthropic",
+        "anthropic",
+        "https://api.anthropic.com",
+        True,
+        Capabilities(reasoning=True),  # no prefill: Claude 4.6 and later refuse it
+        "Anthropic, Messages API: https://platform.claude.com/docs/en/api/messages/create",
+        "ANTHROPIC_API_KEY",
+    ),
+    Kind(
+        "gemini",
+        "gemini",
+        "https://generativelanguage.googleapis.com",
+        True,
+        Capabilities(bills_after_abort=True, operations=_ALL, reasoning=True),
+        "Gemini API, generating content: https://ai.google.dev/api/generate-content",
+        "GEMINI_API_KEY",
+    ),
+    Kind(
+        "vertex",
+        "gemini",
         None,
-        "vLLM, OpenAI-compatible server: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html",
-        "VLLM_API_KEY",
+        False,
+        Capabilities(bills_after_abort=True, operations=_ALL, reasoning=True),
+        "Vertex AI, generative AI REST reference: https://cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference",
+        place_keys=("location",),
+        environment=("GOOGLE_CLOUD_PROJECT", "GCE_METADATA_HOST"),
+        signs=True,
     ),
-    _self_hosted(
-        "sglang",
-        "http://127.0.0.1:30000/v1",
-        "SGLang, OpenAI APIs: https://docs.sglang.ai/basic_usage/openai_api_completions.html",
-    ),
-    _self_hosted(
-        "tgi",
+    Kind(
+        "bedrock",
+        "bedrock",
         None,
-        "Text Generation Inference, messages API: https://huggingface.co/docs/text-generation-inference/messages_api",
+        False,
+        Capabilities(bills_after_abort=True, operations=_ALL, reasoning=True),
+        "Amazon Bedrock, Converse: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html",
+        place_keys=("region",),
+        environment=(
+            "AWS_REGION",
+            "AWS_DEFAULT_REGION",
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "AWS_PROFILE",
+            "AWS_SHARED_CREDENTIALS_FILE",
+            "AWS_CONFIG_FILE",
+            "AWS_ROLE_ARN",
+            "AWS_ROLE_SESSION_NAME",
+            "AWS_ENDPOINT_URL_STS",
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+            "AWS_EC2_METADATA_DISABLED",
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+            "AWS_BEARER_TOKEN_BEDROCK",
+            "HOME",
+        ),
+        signs=True,
     ),
-    _self_hosted(
-        "llamacpp",
-        "http://127.0.0.1:8080/v1",
-        "llama.cpp, HTTP server: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md",
-        "LLAMA_API_KEY",
+    Kind(
+        "cohere",
+        "cohere",
+        "https://api.cohere.com",
+        True,
+        Capabilities(operations=_ALL, reasoning=True),
+        "Cohere, Chat API v2: https://docs.cohere.com/reference/chat",
+        "CO_API_KEY",
     ),
-    _self_hosted(
-        "lmstudio",
-        "http://127.0.0.1:1234/v1",
-        "LM Studio, OpenAI compatibility endpoints: https://lmstudio.ai/docs/app/api/endpoints/openai",
+    Kind(
+        "mistral",
+        "mistral",
+        "https://api.mistral.ai/v1",
+        True,
+        Capabilities(operations=_ALL, reasoning=True, prefill=True, bills_after_abort=True),
+        "Mistral, chat completion: https://docs.mistral.ai/api/endpoint/chat; bills after an abort: "
+        "https://openrouter.ai/docs/api-reference/streaming",
+        "MISTRAL_API_KEY",
     ),
-    _self_hosted(
-        "ollama_openai",
-        "http://127.0.0.1:11434/v1",
-        "Ollama, OpenAI compatibility: https://docs.ollama.com/api/openai-compatibility",
+    Kind(
+        "huggingface",
+        "huggingface",
+        "https://router.huggingface.co",
+        True,
+        Capabilities(bills_after_abort=True, operations=_ALL),
+        "Hugging Face, Inference Providers: https://huggingface.co/docs/inference-providers/tasks/chat-completion",
+        "HF_TOKEN",
     ),
-    # -- services ---------------------------------------------------------------------------------------------------
-    _hosted(
-        "cerebras",
-        "https://api.cerebras.ai/v1",
-        "Cerebras, OpenAI compatibility: https://inference-docs.cerebras.ai/resources/openai",
-        "CEREBRAS_API_KEY",
-        Capabilities(),
+    Kind(
+        "ollama",
+        "ollama",
+        "http://127.0.0.1:11434",
+        False,
+        Capabilities(operations=_ALL, reasoning=True),
+        "Ollama, API: https://docs.ollama.com/api/chat",
     ),
-    _hosted(
-        "deepinfra",
-        "https://api.deepinfra.com/v1/openai",
-        "DeepInfra, OpenAI API: https://deepinfra.com/docs/openai_api",
-        "DEEPINFRA_API_KEY",
-        Capabilities(),
+    Kind(
+        "llama2",
+        "llama2",
+        None,
+        False,
+        Capabilities(
+            never_streams=True, tools=False, images=False, json_schema=False, prefill=True, usage_reported=False
+        ),
+        "a server that takes a bare prompt (Kong's `llama2_format`): https://developer.konghq.com/plugins/ai-proxy/",
     ),
-    _hosted(
-        "deepseek",
-        "https://api.deepseek.com/v1",
-        "DeepSeek, first API call: https://api-docs.deepseek.com/ (text completions are under another address)",
-        "DEEPSEEK_API_KEY",
-        Capabilities(operations=_CHAT_ONLY),
-    ),
-    _hosted(
-        "featherless",
-        "https://api.featherless.ai/v1",
-        "Featherless, API overview: https://featherless.ai/docs/api-overview-and-common-options" + _BILLS_ON,
-        "FEATHERLESS_API_KEY",
-        Capabilities(bills_after_abort=True),
-    ),
-    _hosted(
-        "fireworks",
-        "https://api.fireworks.ai/inference/v1",
-        "Fireworks, OpenAI compatibility: https://docs.fireworks.ai/tools-sdks/openai-compatibility",
-        "FIREWORKS_API_KEY",
-        Capabilities(),
-    ),
-    _hosted(
-        "groq",
-        "https://api.groq.com/openai/v1",
-        "Groq, OpenAI compatibility: https://console.groq.com/docs/openai" + _BILLS_ON,
-        "GROQ_API_KEY",
-        Capabilities(operations=_CHAT_ONLY, bills_after_abort=True),
-    ),
-    _hosted(
-        "moonshot",
-        "https://api.moonshot.ai/v1",
-        "Moonshot, API overview (accounts in China: https://api.moonshot.cn/v1): https://platform.moonshot.ai/docs",
-        "MOONSHOT_API_KEY",
-        Capabilities(operations=_CHAT_ONLY),
-    ),
-    _hosted(
-        "nvidia",
-        "https://integrate.api.nvidia.com/v1",
-        "NVIDIA NIM, LLM APIs: https://docs.api.nvidia.com/nim/reference/llm-apis",
-        "NVIDIA_API_KEY",
-        Capabilities(operations=_CHAT_ONLY),
-    ),
-    _hosted(
-        "openrouter",
-        "https://openrouter.ai/api/v1",
-        "OpenRouter, API reference: https://openrouter.ai/docs/api-reference/overview",
-        "OPENROUTER_API_KEY",
-        Capabilities(),
-    ),
-    _hosted(
-        "sambanova",
-        "https://api.sambanova.ai/v1",
-        "SambaNova, OpenAI compatibility: https://docs.sambanova.ai/cloud/docs/capabilities/openai-compatibility"
-        + _BILLS_ON,
-        "SAMBANOVA_API_KEY",
-        Capabilities(bills_after_abort=True),
-    ),
-    _hosted(
-        "siliconflow",
-        "https://api.siliconflow.com/v1",
-        "SiliconFlow, chat completions (accounts in China: https://api.siliconflow.cn/v1): "
-        "https://docs.siliconflow.com/en/api-reference/chat-completions/chat-completions",
-        "SILICONFLOW_API_KEY",
-        Capabilities(operations=_CHAT_ONLY),
-    ),
-    _hosted(
-        "together",
-        "https://api.together.xyz/v1",
-        "Together, OpenAI compatibility: https://docs.together.ai/docs/openai-api-compatibility",
-        "TOGETHER_API_KEY",
-        Capabilities(),
-    ),
-    _hosted(
-        "xai",
-        "https://api.x.ai/v1",
-        "xAI, REST API reference: https://docs.x.ai/docs/api-reference",
-        "XAI_API_KEY",
-        Capabilities(operations=_CHAT_ONLY),
-    ),
+    *SERVERS,
+    *SERVICES,
 )
 
 KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ROWS})
 """Every kind of provider, by name."""
 
 
-def _build_openai(settings: ProviderSettings, kind: Kind) -> Provider:
-    return OpenAIProvider(settings, kind)
+# Which class speaks a wire; a kind that speaks it in its own way has a class of its own. Modules are loaded when they are
+# first used: a gateway pays for the wires of its own accounts alone.
+_BY_WIRE: Mapping[str, str] = {
+    "openai": "openai:OpenAIProvider",
+    "anthropic": "anthropic:AnthropicProvider",
+    "gemini": "gemini:GeminiProvider",
+    "bedrock": "bedrock:BedrockProvider",
+    "cohere": "cohere:CohereProvider",
+    "mistral": "mistral:MistralProvider",
+    "huggingface": "huggingface:HuggingFaceProvider",
+    "ollama": "ollama:OllamaProvider",
+    "llama2": "llama2:Llama2Provider",
+}
+_BY_KIND: Mapping[str, str] = {
+    "demo": "demo:DemoProvider",
+    "azure": "azure:AzureProvider",
+    "vertex": "vertex:VertexProvider",
+}
+# A server that speaks what `format` says, in place of the kind's own wire.
+_BY_FORMAT: Mapping[str, Mapping[str, str]] = {
+    "mistral": {"openai": _BY_WIRE["openai"], "ollama": _BY_WIRE["ollama"]},
+    "llama2": {"raw": _BY_WIRE["llama2"], "openai": _BY_WIRE["openai"], "ollama": _BY_WIRE["ollama"]},
+}
 
 
-def _build_demo(settings: ProviderSettings, kind: Kind) -> Provider:
-    # Loaded when it is used: a gateway with real accounts has no need of the demo's prose.
-    from trio_ai_proxy.providers.demo import DemoProvider
+# … and what it does then, where that differs.
+_DOES_BY_FORMAT: Mapping[tuple[str, str | None], Capabilities] = {
+    ("mistral", "openai"): Capabilities(operations=_ALL, developer_role=False),
+    ("mistral", "ollama"): Capabilities(operations=_ALL, reasoning=True),
+    ("llama2", "openai"): Capabilities(operations=_ALL, developer_role=False),
+    ("llama2", "ollama"): Capabilities(operations=_ALL, reasoning=True),
+}
 
-    return DemoProvider(settings, kind)
 
-
-# The class of a kind is that of its wire, unless it has one of its own.
-_BY_WIRE: Mapping[str, Callable[[ProviderSettings, Kind], Provider]] = {"openai": _build_openai}
-_BY_KIND: Mapping[str, Callable[[ProviderSettings, Kind], Provider]] = {"demo": _build_demo}
+def class_of(settings: ProviderSettings, kind: Kind) -> str:
+    """Which class speaks to the account that `settings` describe, as `module:Class`. Raises `ConfigError` for a `format` that
+    there is not, and for one that needs an address of its own and has none."""
+    own = _BY_KIND.get(kind.name) or _BY_WIRE[kind.wire]
+    if settings.format is None:
+        return own
+    formats = _BY_FORMAT.get(kind.name, {})
+    if settings.format not in formats:
+        there_are = f"there are {', '.join(formats)}" if formats else "this kind has none"
+        raise ConfigError([f"provider '{settings.name}': there is no format '{settings.format}'; {there_are}"])
+    if settings.base_url is None and kind.default_base_url is not None:
+        if settings.format == "ollama":
+            raise ConfigError([f"provider '{settings.name}' of format 'ollama' needs a base_url"])
+        return own  # the service itself, which speaks OpenAI's wire in its own way
+    return formats[settings.format]
 
 
 def build_provider(settings: ProviderSettings) -> Provider:
@@ -213,5 +233,10 @@ def build_provider(settings: ProviderSettings) -> Provider:
     if kind is None:
         known = ", ".join(KINDS)
         raise ConfigError([f"provider '{settings.name}': there is no kind '{settings.kind}'; there are {known}"])
-    build = _BY_KIND.get(kind.name) or _BY_WIRE[kind.wire]
-    return build(settings, kind)
+    build: Callable[[ProviderSettings, Kind], Provider] = resolve_name(
+        f"trio_ai_proxy.providers.{class_of(settings, kind)}"
+    )
+    # Without an address of its own it is the service itself, whatever the format.
+    is_elsewhere = settings.base_url is not None or kind.default_base_url is None
+    does = _DOES_BY_FORMAT.get((kind.name, settings.format)) if is_elsewhere else None
+    return build(settings, kind if does is None else replace(kind, capabilities=does))

@@ -12,12 +12,13 @@ from urllib.parse import quote
 import msgspec
 
 from trio_ai_proxy.errors import UpstreamError, UpstreamStatus
-from trio_ai_proxy.providers.openai_wire import json_text
+from trio_ai_proxy.providers.loose import json_text
 
 Scrub = Callable[[str], str]
 
 _MAX_MESSAGE = 2_000
 _MAX_WORD = 200  # type, code, param
+_MAX_DETAILS = 4_000
 _MIN_CREDENTIAL = 6  # what is shorter stands in for a key that is not needed ("none", "EMPTY"), and is part of words
 
 
@@ -48,6 +49,7 @@ def stream_error(payload: Any, scrub: Scrub) -> UpstreamError:
     error = UpstreamError(message, code=words.code, param=words.param)
     if words.type:
         error.type = words.type
+    error.details = words.details
     return error
 
 
@@ -99,6 +101,7 @@ class _Words:
         self.type = _word(self._inner.get("type") or outer.get("error_type"), scrub)
         self.code = _word(self._inner.get("code"), scrub)
         self.param = _word(self._inner.get("param"), scrub)
+        self.details = _details(self._inner, scrub)
 
     def status(self) -> int | None:
         """The HTTP status that the error names, if it names one."""
@@ -111,7 +114,7 @@ class _Words:
         return None
 
     def as_status(self, status: int, retry_after: float | None) -> UpstreamStatus:
-        return UpstreamStatus(
+        error = UpstreamStatus(
             self.message or f"The provider answered with status {status}.",
             upstream_status=status,
             type=self.type,
@@ -119,6 +122,19 @@ class _Words:
             param=self.param,
             retry_after=retry_after,
         )
+        error.details = self.details
+        return error
+
+
+def _details(inner: dict[str, Any], scrub: Scrub) -> dict[str, object] | None:
+    """Azure's `innererror`, which says what its content filter found. Longer than a person would read, it is left out."""
+    text = json_text(inner["innererror"]) if isinstance(inner.get("innererror"), dict) else ""
+    if not text or len(text) > _MAX_DETAILS:
+        return None
+    try:
+        return {"innererror": msgspec.json.decode(scrub(text))}
+    except msgspec.DecodeError:  # what was taken out was part of the JSON
+        return None
 
 
 def _detail(outer: dict[str, Any]) -> Any:
