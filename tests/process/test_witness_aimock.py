@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 import trio
-from support.aimock import start_aimock
+from support.aimock import installed, start_aimock
 from support.command import Command
 from support.witness import SdkClient, close, sdk
 
@@ -213,6 +213,12 @@ CASES: tuple[Callable[[SdkClient, str, bool], Any], ...] = (
     cut,
     vectors,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def simulator() -> None:
+    """Outside of any event loop, where the reason of a skip is not lost in a group of exceptions."""
+    installed()
 
 
 async def test_every_kind_says_the_same_to_the_sdk(capsys: pytest.CaptureFixture[str]) -> None:

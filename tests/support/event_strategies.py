@@ -32,7 +32,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
     max_leaves=8,
 )
-REASONS = st.sampled_from(["stop", "length", "content_filter"]) | WORDS.filter(lambda word: word != "tool_calls")
+# "error" is no reason for an end, and these two are for those who have called a tool.
+REASONS = st.sampled_from(["stop", "length", "content_filter"]) | WORDS.filter(
+    lambda word: word not in ("error", "tool_calls", "function_call")
+)
 
 STARTED = st.builds(
     Started, id=WORDS, model=SPOKEN, created=st.integers(1, 2**40), system_fingerprint=st.none() | SPOKEN

@@ -96,6 +96,7 @@ def test_legal(events: list[Event]) -> None:
         ([BEGUN, ReasoningSealed("s", "r")], "one of signature and redacted"),
         ([BEGUN, TextDelta("a", -1)], "of choice -1"),
         ([BEGUN, Finished("")], "without a reason"),
+        ([BEGUN, Finished("error")], "with an error"),
         ([BEGUN, ToolCallDelta(1, "c", "f")], "call 1 where 0 is next"),
         ([BEGUN, CALL, ToolCallDelta(-1, "d", "f")], "call -1 where 1 is next"),
         ([BEGUN, ToolCallDelta(0, "c")], "has no name"),

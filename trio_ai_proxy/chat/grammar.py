@@ -167,6 +167,8 @@ class _Choice:
             case Finished():
                 if not event.reason:
                     raise self._wrong("Finished without a reason")
+                if event.reason == "error":  # clients of OpenAI's wire take it for a failure, which is said by `Failed`
+                    raise self._wrong("Finished with an error")
                 self.finish(event.reason)
             case _:
                 assert_never(event)

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from trio_ai_proxy.chat.fields import Fate, settle_fields, unsupported
-from trio_ai_proxy.chat.prompt import Prompt
 from trio_ai_proxy.chat.reading import read_prompt
 from trio_ai_proxy.errors import InvalidRequest
 from trio_ai_proxy.providers.gemini_turns import Flavour, contents
@@ -22,6 +21,7 @@ from trio_ai_proxy.providers.loose import a_dict
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trio_ai_proxy.chat.prompt import Prompt
     from trio_ai_proxy.chat.request import ChatRequest
 
 _SAMPLING: dict[str, Fate] = {
