@@ -1,7 +1,7 @@
 """Run all benchmarks, one after the other, each in a process of its own, and print their tables.
 
-python benchmarks/run.py --quick    two minutes
-python benchmarks/run.py --full     a quarter of an hour, ten minutes of it for memory.py
+python benchmarks/run.py --quick    three minutes
+python benchmarks/run.py --full     twenty minutes, ten of it for memory.py
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("departures", "churn", "slow_clients", "memory", "decoders")
+BENCHMARKS = ("departures", "churn", "slow_clients", "failover", "memory", "decoders")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The command `trio-ai-proxy`: serve, check, init, tokens, drill, docs.
+"""The command `trio-ai-proxy`: serve, check, explain, init, tokens, drill, docs.
 
 A configuration that cannot be used is sentences on standard error and exit code 2, never a traceback.
 """
@@ -56,6 +56,22 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
     check.add_argument("--live", action="store_true", help="also make one one-token call per target")
     check.set_defaults(run=_check)
+
+    explain = commands.add_parser("explain", help="show which targets a request goes to, in what order, and why")
+    explain.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
+    explain.add_argument("--model", metavar="NAME", help="the model that is asked for; default: the request's own")
+    explain.add_argument(
+        "--request", metavar="FILE", help="an OpenAI request, JSON; -: from stdin; default: a short chat"
+    )
+    explain.add_argument("--key", metavar="NAME", help="the client: a name of [[keys]]")
+    explain.add_argument(
+        "--header",
+        metavar="'NAME: VALUE'",
+        action="append",
+        default=[],
+        help="a header of the request; may be repeated",
+    )
+    explain.set_defaults(run=_explain)
 
     init = commands.add_parser("init", help="write a short, commented configuration")
     init.add_argument("file", nargs="?", default="config.toml", metavar="FILE")
@@ -152,6 +168,19 @@ def _check(options: argparse.Namespace) -> int:
     for model, problem in problems.items():
         print(f"live {model}: {problem or 'ok'}")
     return 1 if any(problems.values()) else 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from trio_ai_proxy.server import explain_request, read_settings
+
+    settings, notes = read_settings(options.config, os.environ)
+    for note in notes:
+        print(note, file=sys.stderr)
+    explanation = explain_request(
+        settings, model=options.model, file=options.request, key=options.key, headers=options.header
+    )
+    print(explanation.text, end="")
+    return 1 if explanation.is_refused else 0
 
 
 def _init(options: argparse.Namespace) -> int:

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_ai_proxy.accounting.meter import Meter
 from trio_ai_proxy.accounting.outcome import Cause
 from trio_ai_proxy.accounting.record import ExchangeRecord
-from trio_ai_proxy.accounting.tokens import Tokenizers, load_encoding
+from trio_ai_proxy.accounting.tokens import Tokenizers, count_prompt, load_encoding
 from trio_ai_proxy.dialects.table import with_options
 from trio_ai_proxy.endpoints.admin import AdminPort
 from trio_ai_proxy.endpoints.data import DataPort
@@ -29,11 +28,17 @@ from trio_ai_proxy.guards.auth import Keyring
 from trio_ai_proxy.guards.slots import Slots
 from trio_ai_proxy.providers.table import KINDS, build_provider
 from trio_ai_proxy.relay.counting import usage_now
-from trio_ai_proxy.relay.exchange import Exchange, Live, Plan, Target
+from trio_ai_proxy.relay.exchange import Exchange, Leg, Live, Plan, Target
+from trio_ai_proxy.relay.journey import Journey
 from trio_ai_proxy.relay.override import find_override, without_credential
 from trio_ai_proxy.relay.scrutiny import Scrutiny
+from trio_ai_proxy.routing.backoff import Budget
 from trio_ai_proxy.routing.caller import NOBODY
+from trio_ai_proxy.routing.facts import facts_of, target_facts
+from trio_ai_proxy.routing.health import Health
+from trio_ai_proxy.routing.patience import total_for
 from trio_ai_proxy.routing.placeholders import fill_model, fill_options, has_placeholders
+from trio_ai_proxy.routing.router import Router, target_names
 from trio_ai_proxy.routing.routes import Routes
 from trio_ai_proxy.serving.guard import Guard
 from trio_ai_proxy.serving.listener import serve_app
@@ -48,17 +53,18 @@ from trio_ai_proxy.upstream.resolver import install_resolver
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import httpx
 
     from trio_ai_proxy.chat.request import ChatRequest
-    from trio_ai_proxy.providers.base import Provider
+    from trio_ai_proxy.providers.base import Capabilities, Provider
     from trio_ai_proxy.relay.client import Client
     from trio_ai_proxy.routing.caller import Caller
-    from trio_ai_proxy.settings import KeySettings, ModelSettings, Secret, Settings
+    from trio_ai_proxy.settings import KeySettings, ModelSettings, Secret, Settings, TargetSettings
 
 _FLUSH_SECONDS = 2.0
+_BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Gateway:
@@ -79,7 +85,7 @@ class Gateway:
         self.keyring = Keyring(settings.keys)
         self.routes = Routes(settings)
         self.live = Live()
-        self.metrics = Metrics(settings.models)
+        self.metrics = Metrics(settings.models, _configured_targets(settings))
         self.tokenizers = Tokenizers()
         self.draining = False
         self.started_at = int(time.time())
@@ -96,6 +102,7 @@ class Gateway:
         self._providers: dict[str, Provider] = {}
         self._clients: dict[str, UpstreamClient] = {}
         self._slots: dict[str, Slots] = {}
+        self._routers: dict[str, tuple[Router, list[Health], Budget]] = {}
         for name, provider in settings.providers.items():
             transport = (transports or {}).get(name)
             if transport is None and KINDS[provider.kind].embedded:
@@ -196,8 +203,20 @@ class Gateway:
             self.metrics.watch("slots_waiting", partial(_waiting, slots), provider=name)
             if self._clients[name].open_connections is not None:
                 self.metrics.watch("upstream_connections", partial(_connections, self._clients[name]), provider=name)
+        for model in self.settings.models.values():
+            for index, name in enumerate(target_names(model.targets)):
+                labels = {"model": model.name, "provider": (provider := model.targets[index].provider)}
+                labels["target"] = name.removeprefix(f"{provider}/")
+                self.metrics.watch("breaker_state", partial(self._breaker_state, model, index), **labels)
+                self.metrics.watch("target_in_flight", partial(self._in_flight, model, index), **labels)
         self.metrics.watch("records_dropped", lambda: self.records.dropped)
         self.metrics.watch("log_lines_dropped", lambda: self._log_lines.dropped)
+
+    def _breaker_state(self, model: ModelSettings, index: int) -> int:
+        return _BREAKER_STATES[self._routing(model)[1][index].breaker.state(trio.current_time())]
+
+    def _in_flight(self, model: ModelSettings, index: int) -> int:
+        return self._routing(model)[1][index].in_flight
 
     def _secrets(self) -> list[Secret]:
         providers = self.settings.providers.values()
@@ -214,7 +233,20 @@ class Gateway:
     def targets(self) -> list[tuple[str, Target]]:
         """Every configured model's name, and where it goes; but for those whose target a request has to say."""
         models = self.settings.models.items()
-        return [(name, self._target(model)) for name, model in models if not has_placeholders(model.targets[0].model)]
+        return [
+            (name, self._target(model, index))
+            for name, model in models
+            for index, target in enumerate(model.targets)
+            if not has_placeholders(target.model)
+        ]
+
+    def known_targets(self) -> list[tuple[ModelSettings, Sequence[Health], Budget]]:
+        """Every configured model, what is known of its targets, and what is left for hedges. Last, without a name, the account
+        that all other names go to, if it has been asked."""
+        models = list(self.settings.models.values())
+        if "" in self._routers:
+            models.append(self.routes.resolve(""))
+        return [(model, *self._routing(model)[1:]) for model in models]
 
     async def aclose(self) -> None:
         """Close the providers' idle connections."""
@@ -234,10 +266,73 @@ class Gateway:
                 param="stream",
                 code="streaming_not_allowed",
             )
-        target = self._target(model, caller)
+        can_stream = request.operation != "embeddings"
+        stream = can_stream and (request.stream or model.response_streaming == "always")
+        return Plan(
+            request=request,
+            model=model,
+            stream=stream,
+            hide_usage=not request.include_usage,
+            journey=self._journey(request, model, caller, key, stream=stream),
+            total=total_for(caller, (model.targets[0].timeouts or model.timeouts).total),
+            scrutinise=partial(self._scrutiny, hide_usage=not request.include_usage, stream=stream)
+            if self.settings.server.validate_streams
+            else None,
+        )
+
+    def _journey(
+        self, request: ChatRequest, model: ModelSettings, caller: Caller, key: KeySettings | None, *, stream: bool
+    ) -> Journey:
+        router, healths, hedges = self._routing(model)
+        # Only a target that says how much it holds needs to know how long the prompt is.
+        is_measured = any(target.max_context is not None for target in model.targets)
+        tokens = count_prompt(request.fields, request.operation, None) if is_measured else 0
+        facts = partial(facts_of, request, model, caller, key=key.name if key is not None else None, tokens=tokens)
+        refusal = None if router.is_plain else router.refusal(facts())
+        if refusal is not None:
+            raise refusal
+        legs: dict[int, Leg] = {}
+
+        def make(index: int, is_stand_in: bool) -> Leg:
+            if index not in legs:
+                legs[index] = self._leg(request, model, caller, index, stream=stream, is_stand_in=is_stand_in)
+            return legs[index]
+
+        if len(model.targets) == 1:
+            make(0, False)  # what the request itself gets wrong is known before anything begins
+        return Journey(model, router, healths, facts, make, hedges)
+
+    def _routing(self, model: ModelSettings) -> tuple[Router, list[Health], Budget]:
+        """Who chooses among the targets of `model`, and what is known of them. Names that nobody has configured, which all go
+        to one account, share theirs."""
+        name = model.name if model.name in self.settings.models else ""
+        found = self._routers.get(name)
+        if found is None:
+            healths = [Health(model.breaker, now=trio.current_time()) for _ in model.targets]
+            facts = [
+                target_facts(target, self._providers[target.provider].for_model(target.model).capabilities)
+                for target in model.targets
+            ]
+            hedges = Budget(model.hedge_budget, now=trio.current_time())
+            found = self._routers[name] = Router(model, healths, facts), healths, hedges
+        return found
+
+    def _leg(
+        self,
+        request: ChatRequest,
+        model: ModelSettings,
+        caller: Caller,
+        index: int,
+        *,
+        stream: bool,
+        is_stand_in: bool = False,
+    ) -> Leg:
+        """The way to target number `index` of `model`. What stands in for another is named to the client by its own name.
+        Raises `InvalidRequest`."""
+        target = self._target(model, index, caller)
         if request.operation not in target.provider.capabilities.operations:
             raise InvalidRequest(f"The model `{request.model}` does not serve {request.operation}.", param="model")
-        auth = self.settings.providers[model.targets[0].provider].auth
+        auth = self.settings.providers[model.targets[index].provider].auth
         override = find_override(auth, caller, request.fields, keys=bool(self.settings.keys))
         fields = without_credential(auth, request.fields)
         if model.options:
@@ -247,22 +342,21 @@ class Gateway:
             request = replace(request, fields=fields)
         if model.unsupported != request.unsupported:
             request = replace(request, unsupported=model.unsupported)
-        can_stream = request.operation != "embeddings"
-        stream = can_stream and (request.stream or model.response_streaming == "always")
         capabilities = target.provider.capabilities
-        return Plan(
-            request=request,
-            model=model,
+        can_stream = request.operation != "embeddings" and not capabilities.never_streams
+        return Leg(
+            index=index,
             target=target,
-            stream=stream,
-            ask_stream=can_stream and (stream or capabilities.streams_only) and not capabilities.never_streams,
-            hide_usage=not request.include_usage,
-            client_model=None if target.model == request.model else request.model,
+            request=request,
+            ask_stream=can_stream and (stream or capabilities.streams_only),
+            client_model=None if is_stand_in or target.model == request.model else request.model,
             override=override,
+            encoding=self.tokenizers.for_model(target.model),
+            can_prefill=_can_prefill(model.targets[index], capabilities),
         )
 
-    def _target(self, model: ModelSettings, caller: Caller = NOBODY) -> Target:
-        chosen = model.targets[0]
+    def _target(self, model: ModelSettings, index: int, caller: Caller = NOBODY) -> Target:
+        chosen = model.targets[index]
         name = chosen.provider
         target_model = fill_model(chosen.model, caller)
         return Target(
@@ -276,18 +370,14 @@ class Gateway:
     def begin(self, exchange: Exchange, plan: Plan) -> None:
         """Give `exchange` what it needs for `plan`."""
         exchange.plan = plan
-        exchange.encoding = self.tokenizers.for_model(plan.target.model)
-        exchange.meter = Meter(accepted_at=exchange.accepted_at, encoding=exchange.encoding)
-        if self.settings.server.validate_streams:
-            exchange.scrutiny = self._scrutiny(exchange, plan)
 
-    def _scrutiny(self, exchange: Exchange, plan: Plan) -> Scrutiny:
+    def _scrutiny(self, exchange: Exchange, leg: Leg, *, stream: bool, hide_usage: bool) -> Scrutiny:
         answer = None
-        if plan.stream:
+        if stream:
             # What the provider itself streams on the client's wire passes as it is; all else is our own writing.
-            own = plan.target.provider.wire != exchange.dialect.wire or not plan.ask_stream
-            answer = exchange.dialect.grammar(include_usage=not plan.hide_usage, own=own)
-        return Scrutiny(answer, partial(self._report_violation, exchange.request_id, plan.target.provider.name))
+            own = leg.target.provider.wire != exchange.dialect.wire or not leg.ask_stream
+            answer = exchange.dialect.grammar(include_usage=not hide_usage, own=own)
+        return Scrutiny(answer, partial(self._report_violation, exchange.request_id, leg.target.provider.name))
 
     def _report_violation(self, request_id: str, provider: str, side: str, violation: str) -> None:
         self.metrics.violation(side, provider)
@@ -296,7 +386,7 @@ class Gateway:
     def record(self, exchange: Exchange, client: Client) -> None:
         """Write the books: once for every exchange, when it has ended."""
         now = trio.current_time()
-        plan, meter, outcome = exchange.plan, exchange.meter, exchange.outcome
+        plan, leg, meter, outcome = exchange.plan, exchange.leg, exchange.meter, exchange.outcome
         usage, source = usage_now(exchange)
         released = None
         if exchange.released_at is not None and exchange.settled_at is not None:
@@ -307,8 +397,8 @@ class Gateway:
             key=exchange.key,
             dialect=exchange.dialect.name,
             model=exchange.model,
-            provider=plan.target.provider.name if plan is not None else None,
-            target_model=plan.target.model if plan is not None else None,
+            provider=leg.target.provider.name if leg is not None else None,
+            target_model=leg.target.model if leg is not None else None,
             stream=plan.stream if plan is not None else False,
             outcome=(outcome.cause or Cause.BUG).value,
             detail=outcome.detail,
@@ -328,6 +418,7 @@ class Gateway:
             upstream_released_ms=round(released * 1000, 3) if released is not None else None,
             bytes_out=client.bytes_out,
             chunks_out=client.chunks_out,
+            malformed_events=exchange.malformed,
         )
         self._ledger.put(record)
         self.metrics.record(record, meter.gaps if meter is not None else None)
@@ -339,6 +430,17 @@ class Gateway:
     def _report(self, event: str, **facts: Any) -> None:
         error = facts.pop("error", None)
         self._log.error(event, exc_info=error, **facts)
+
+
+def _can_prefill(target: TargetSettings, capabilities: Capabilities) -> bool:
+    said = target.capabilities.prefill if target.capabilities is not None else None
+    return capabilities.prefill if said is None else said
+
+
+def _configured_targets(settings: Settings) -> set[tuple[str, str]]:
+    """Providers and models that the configuration names: not those whose name a request fills in."""
+    targets = [target for model in settings.models.values() for target in model.targets]
+    return {(target.provider, target.model) for target in targets if not has_placeholders(target.model)}
 
 
 def _in_use(slots: Slots) -> int:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_ai_proxy.config import check_bind, default_settings, load_settings
+from trio_ai_proxy.config import Explanation, check_bind, default_settings, explain, load_settings
 from trio_ai_proxy.errors import ConfigError
 from trio_ai_proxy.gateway import Gateway
 from trio_ai_proxy.providers.table import KINDS, build_provider
@@ -204,6 +204,20 @@ async def probe_targets(settings: Settings) -> dict[str, str | None]:
         return {name: await probe(target) for name, target in gateway.targets()}
     finally:
         await gateway.aclose()
+
+
+def explain_request(
+    settings: Settings, *, model: str | None, file: str | None, key: str | None, headers: Sequence[str]
+) -> Explanation:
+    """What becomes of the request in `file` ("-": standard input; None: a short chat). Raises `ConfigError`."""
+    body: bytes | None = None
+    if file is not None:
+        try:
+            body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        except OSError as error:
+            raise ConfigError([f"{file}: cannot be read: {error.strerror}."]) from error
+    providers = {name: build_provider(provider) for name, provider in settings.providers.items()}
+    return explain(settings, providers, model=model, body=body, key=key, headers=headers)
 
 
 def _any_admin(settings: Settings, count: int) -> socket.socket:

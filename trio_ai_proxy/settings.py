@@ -354,7 +354,9 @@ class TargetSettings:
         },
     )
     weight: int = field(default=1, metadata={"doc": "Share among targets of equal priority.", "unit": "count"})
-    description: str | None = field(default=None, metadata={"doc": "What it is good at, for people and for `semantic`."})
+    description: str | None = field(
+        default=None, metadata={"doc": "What it is good at, for people and for `semantic`."}
+    )
     max_context: int | None = field(
         default=None,
         metadata={
@@ -374,9 +376,7 @@ class ModelSettings:
     """A name that clients ask for. `timeouts` and `breaker` are complete: defaults, then the model's, are already merged."""
 
     name: str
-    targets: tuple[TargetSettings, ...] = field(
-        default=(), metadata={"doc": "Who answers.", "required": True}
-    )
+    targets: tuple[TargetSettings, ...] = field(default=(), metadata={"doc": "Who answers.", "required": True})
     response_streaming: ResponseStreaming = field(
         default="allow", metadata={"doc": "allow: as the client asks; deny: never; always: always."}
     )
@@ -428,7 +428,7 @@ class ModelSettings:
     retries: int = field(
         default=1,
         metadata={
-            "doc": "Further attempts on one target, before the first token only; never more than about a fifth of the load in addition.",
+            "doc": "Further attempts on one target, before the first token only; all in all at most about a fifth of its calls.",
             "unit": "count",
             "zero": True,
         },

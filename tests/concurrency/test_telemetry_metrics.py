@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.records import record
 
 from trio_ai_proxy.accounting.meter import Meter
+from trio_ai_proxy.accounting.record import Attempt
 from trio_ai_proxy.chat.events import TextDelta
 from trio_ai_proxy.telemetry.metrics import MAX_MODELS, Metrics, loop_lag
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 
-ORDER = ["outcome", "kind", "source", "model", "provider", "stream", "le"]
+ORDER = ["outcome", "result", "kind", "source", "model", "provider", "target", "stream", "le"]
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -59,6 +60,41 @@ def test_an_exchange_is_counted_under_its_outcome_with_its_tokens_and_times() ->
     assert of(metrics, "duration_seconds_count") == {target: 2.0}
     assert of(metrics, "inter_token_seconds_count") == {target: 2.0}
     assert of(metrics, "upstream_release_seconds_count") == {(): 1.0}
+
+
+def attempt(kind: str, outcome: str = "completed", *, model: str = "small", answered: bool = True) -> Attempt:
+    return Attempt(provider="a", model=model, outcome=outcome, milliseconds=1.0, kind=kind, answered=answered)
+
+
+def test_attempts_are_counted_by_what_they_were_for_and_how_they_ended() -> None:
+    metrics = Metrics(models=["m"], targets=[("a", "small"), ("a", "large")])
+    metrics.record(
+        record(attempts=[attempt("first", "upstream_error"), attempt("retry"), attempt("next", model="large")])
+    )
+    metrics.record(record(attempts=[attempt("first"), attempt("hedge", "beaten", model="large", answered=False)]))
+    metrics.record(record(attempts=[attempt("first", "beaten", answered=False), attempt("hedge", model="large")]))
+    rows = [attempt("first", "timeout_idle"), attempt("continuation", "upstream_error"), attempt("continuation")]
+    metrics.record(record(attempts=rows, malformed_events=2))
+    small, large = ("a", "small"), ("a", "large")
+    assert of(metrics, "attempts_total") == {
+        ("upstream_error", *small): 2.0,
+        ("timeout_idle", *small): 1.0,
+        ("completed", *small): 3.0,
+        ("beaten", *small): 1.0,
+        ("completed", *large): 2.0,
+        ("beaten", *large): 1.0,
+    }
+    assert of(metrics, "retries_total") == {small: 1.0}
+    assert of(metrics, "hedges_total") == {("lost", *large): 1.0, ("won", *large): 1.0}
+    assert of(metrics, "continuations_total") == {("upstream_error", *small): 1.0, ("completed", *small): 1.0}
+    assert of(metrics, "malformed_events_total") == {("openai",): 2.0}
+
+
+def test_a_target_whose_name_is_in_no_configuration_shares_one_label() -> None:
+    metrics = Metrics(models=["m"], targets=[("a", "small")])
+    for number in range(100):
+        metrics.record(record(attempts=[attempt("first", model=f"made-up-{number}")]))
+    assert of(metrics, "attempts_total") == {("completed", "a", "other"): 100.0}
 
 
 def test_the_buckets_of_a_histogram_are_cumulative_and_end_with_the_count() -> None:

@@ -100,7 +100,7 @@ def test_it_says_its_version_and_how_to_use_it(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (0, f"{__version__}\n")
     result = run("--help", cwd=tmp_path)
     assert result.returncode == 0
-    for command in ("serve", "check", "init", "tokens", "drill", "docs"):
+    for command in ("serve", "check", "explain", "init", "tokens", "drill", "docs"):
         assert command in result.stdout
     for wrong in ((), ("unknown",), ("serve", "--unknown")):
         result = run(*wrong, cwd=tmp_path)
@@ -187,6 +187,51 @@ async def test_check_live_asks_each_target_for_one_token(tmp_path: Path) -> None
         assert result.returncode == 1
         assert "refused" in result.stdout
         assert sentences(result) == []
+
+
+# ── explain ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_explain_shows_the_order_of_targets_without_asking_any_of_them(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        config()
+        + """
+[[models.two.targets]]
+provider = "scripted"
+model = "second"
+priority = 1
+[[models.two.targets]]
+provider = "scripted"
+model = "first"
+capabilities = { tools = false }
+"""
+    )
+    (tmp_path / "request.json").write_text(json.dumps(chat(model="two", tools=[{"type": "function"}])))
+    env = {"SOME_KEY": KEY}
+    result = run("explain", "--config", "c.toml", "--model", "two", cwd=tmp_path, env=env)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.findall(r"^ +(\S) +scripted/(\w+)", result.stdout, re.MULTILINE) == [("1", "first"), ("2", "second")]
+    assert KEY not in result.stdout
+    result = run("explain", "--config", "c.toml", "--request", "request.json", cwd=tmp_path, env=env)
+    assert re.findall(r"^ +(\S) +scripted/(\w+)", result.stdout, re.MULTILINE) == [("1", "second"), ("-", "first")]
+    assert "no tools" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--model", "nothing"],
+        ["--request", "nowhere.json"],
+        ["--model", "gpt", "--key", "nobody"],
+        ["--model", "gpt", "--header", "none"],
+        [],
+    ],
+)
+def test_a_question_without_sense_is_one_sentence_and_code_2(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "c.toml").write_text(config())
+    result = run("explain", "--config", "c.toml", *arguments, cwd=tmp_path, env={"SOME_KEY": KEY})
+    assert result.returncode == 2
+    assert len(sentences(result)) == 1
 
 
 # ── a configuration that cannot be used ──────────────────────────────────────────────────────────────────────────────

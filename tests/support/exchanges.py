@@ -94,7 +94,9 @@ class Bench:
             }
         )
         targets = (TargetSettings(provider="scripted", model=target),)
-        answering = ModelSettings(**{"name": "gpt-4o", "targets": targets, "timeouts": deadlines, **(model or {})})
+        # One attempt, unless a test is about more.
+        plain = {"name": "gpt-4o", "targets": targets, "timeouts": deadlines, "retries": 0}
+        answering = ModelSettings(**{**plain, **(model or {})})
         self.settings = Settings(
             server=ServerSettings(**(server or {})),
             tokens=TokenSettings(load_timeout=0),
@@ -104,6 +106,7 @@ class Bench:
             keys=keys,
         )
         self.transport = answer if isinstance(answer, httpx.AsyncBaseTransport) else ScriptedTransport(_script(answer))
+        self.transports: dict[str, httpx.AsyncBaseTransport] = {"scripted": self.transport}
         self.records: list[ExchangeRecord] = Kept()
         self._lines = Kept()
 
@@ -111,7 +114,7 @@ class Bench:
         async with AsyncExitStack() as stack:
             self._bound = stack.enter_context(trio.CancelScope(deadline=trio.current_time() + LONGEST))
             await stack.enter_async_context(no_leaks())
-            opening = open_gateway(self.settings, {"scripted": self.transport})
+            opening = open_gateway(self.settings, self.transports)
             self.gateway: Gateway = opening.gateway
             self.gateway._ledger = self.records  # type: ignore[assignment]  # it is put to, and no more
             self.gateway._log_lines.put = self._lines.put  # type: ignore[method-assign]  # as above
@@ -141,13 +144,19 @@ class Bench:
         assert len(gateway.live) == 0
         assert gateway.live.empty.is_set()
         assert gateway.live.abandoned == 0
-        slots = gateway._slots["scripted"]
-        assert (slots.in_use, slots.waiting) == (0, 0)
         page = gateway.metrics.render()[0].decode()
-        for gauge in ("exchanges_in_flight", 'slots_in_use{provider="scripted"}', 'slots_waiting{provider="scripted"}'):
-            assert f"\ntrio_ai_proxy_{gauge} 0.0\n" in page
-        if isinstance(self.transport, ScriptedTransport):
-            assert self.transport.open_responses == 0
+        assert "\ntrio_ai_proxy_exchanges_in_flight 0.0\n" in page
+        for name, transport in self.transports.items():
+            slots = gateway._slots[name]
+            assert (slots.in_use, slots.waiting) == (0, 0)
+            for gauge in (f'slots_in_use{{provider="{name}"}}', f'slots_waiting{{provider="{name}"}}'):
+                assert f"\ntrio_ai_proxy_{gauge} 0.0\n" in page
+            if isinstance(transport, ScriptedTransport):
+                assert transport.open_responses == 0
+        for _, healths, _ in gateway._routers.values():
+            for health in healths:
+                assert health.in_flight == 0
+                assert health.breaker._probe is None
 
     @property
     def record(self) -> ExchangeRecord:

@@ -12,6 +12,10 @@ FIELDS = [
     "time", "request_id", "key", "dialect", "model", "provider", "target_model", "stream", "outcome", "detail", "phase",
     "status", "attempts", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens",
     "cache_write_tokens", "usage_source", "cost", "ttft_ms", "duration_ms", "upstream_released_ms", "bytes_out", "chunks_out",
+    "malformed_events",
+]  # fmt: skip
+ATTEMPT_FIELDS = [
+    "provider", "model", "outcome", "milliseconds", "prompt_tokens", "completion_tokens", "kind", "answered",
 ]  # fmt: skip
 
 
@@ -20,6 +24,7 @@ def test_a_record_is_one_line_of_json_with_the_promised_fields() -> None:
     assert line.endswith(b"}\n")
     assert line.count(b"\n") == 1
     assert list(json.loads(line)) == FIELDS
+    assert list(json.loads(line)["attempts"][0]) == ATTEMPT_FIELDS
 
 
 def test_line_breaks_in_a_name_stay_inside_the_line() -> None:

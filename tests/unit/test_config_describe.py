@@ -25,11 +25,30 @@ auth = { param_name = "key", param_value = "topsecret", param_location = "query"
 [models."gpt-4o"]
 on_disconnect = "grace"
 keep_alive = 15
+balance = "consistent_hash"
+hash_on = "x-session"
+retries = 2
+hedge_after = "p95"
+continuation = "splice"
+breaker = { rate = 0.25, open = 40 }
 options = { temperature = 0.2, user = "${OPENAI_API_KEY}" }
-targets = [{ provider = "openai", model = "gpt-4o-2024-11-20", timeouts = { first_token = 30 } }]
+[[models."gpt-4o".targets]]
+provider = "openai"
+model = "gpt-4o-2024-11-20"
+timeouts = { first_token = 30 }
+[[models."gpt-4o".targets]]
+provider = "company"
+model = "m"
+priority = 1
+weight = 3
+max_context = 8000
+match = { headers = { x-tier = "gold*" }, keys = ["team-*"] }
+capabilities = { tools = false, prefill = true }
 [models.forced]
+hedge_budget = 0.2
+hedge_after = 3
 options = { temperature = 0.2, force = true }
-targets = [{ provider = "company", model = "m" }]
+targets = [{ provider = "company", model = "m" }, { provider = "company", model = "n", match = { keys = ["team-a"] } }]
 [[keys]]
 name = "team-a"
 secret = "topsecret"
@@ -49,16 +68,28 @@ admin port  off
 server      drain 1m · max_body 10MiB · record_log - · h2c refuse · cors_origins *
 
 model gpt-4o
-  target              openai (kind openai) at https://api.openai.com/v1, as gpt-4o-2024-11-20
+  target              openai (kind openai) at https://api.openai.com/v1, as gpt-4o-2024-11-20 (priority 0, weight 1)
   deadlines           connect 5s, first_token 30s, idle 1m, total 15m, queue 10s, body 30s, stall 30s, abandoned 30s
+  target              company (kind compatible) at https://llm.example.com/v1, as m (priority 1, weight 3)
+  deadlines           connect 5s, first_token 2m, idle 1m, total 15m, queue 10s, body 30s, stall 30s, abandoned 30s
+  limits              up to 8000 tokens, header x-tier: gold*, keys team-*, no tools, prefill
+  balance             consistent_hash on x-session
+  failover            retries 2 · hedge after p95, at most 10% more calls · continuation splice · malformed_limit 3
+  breaker             5 failures, or 25% within 30s; then a probe at least every 40s
   response_streaming  allow
   on_disconnect       grace of 5s
   keep_alive          15s
   options             temperature, user (where the request leaves them out)
 
 model forced
-  target              company (kind compatible) at https://llm.example.com/v1, as m
+  target              company (kind compatible) at https://llm.example.com/v1, as m (priority 0, weight 1)
   deadlines           connect 5s, first_token 2m, idle 1m, total 15m, queue 10s, body 30s, stall 30s, abandoned 30s
+  target              company (kind compatible) at https://llm.example.com/v1, as n (priority 0, weight 1)
+  deadlines           connect 5s, first_token 2m, idle 1m, total 15m, queue 10s, body 30s, stall 30s, abandoned 30s
+  limits              keys team-a
+  balance             weighted
+  failover            retries 1 · hedge after 3s, at most 20% more calls · continuation off · malformed_limit 3
+  breaker             5 failures, or 50% within 30s; then a probe at least every 15s
   response_streaming  allow
   on_disconnect       auto
   keep_alive          off

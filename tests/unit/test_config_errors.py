@@ -34,7 +34,7 @@ connect = -1
 kind = "opnai"
 api_key = "${NOPE}"
 [models."gpt-4.1"]
-hedge_after = 3
+guards = 3
 response_streaming = "alow"
 targets = [{ provider = "opena", model = "x" }, { provider = "openai", model = "" }]
 [[keys]]
@@ -53,10 +53,9 @@ model = "gpt-4"
         'did you mean "openai"?',
         'config.toml:10: environment variable NOPE, which provider "openai" needs for `api_key`, is not set; '
         "set it before the start (export NOPE=…) or remove the models that use this provider.",
-        "config.toml:12: `hedge_after` is not built yet; remove it.",
+        "config.toml:12: `guards` is not built yet; remove it.",
         'config.toml:13: `response_streaming` in [models."gpt-4.1"] must be "allow", "deny" or "always", not "alow".',
         'config.toml:14: `model` in [[models."gpt-4.1".targets]] must not be empty.',
-        'config.toml:14: `targets` in [models."gpt-4.1"] with more than one entry is not built yet; keep one.',
         'config.toml:14: model "gpt-4.1" refers to the provider "opena", which is not configured; '
         'did you mean "openai"?',
         "config.toml:15: [[keys]] needs exactly one of `sha256` and `secret`, not none.",

@@ -7,7 +7,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from support.config_file import load
@@ -137,6 +137,8 @@ def accepts(schema: dict[str, Any], value: object, root: dict[str, Any]) -> bool
                 fits = isinstance(value, int | float) and value >= rule
             case "exclusiveMinimum":
                 fits = isinstance(value, int | float) and value > rule
+            case "maximum":
+                fits = isinstance(value, int | float) and value <= rule
             case "required":
                 fits = isinstance(value, dict) and set(rule) <= value.keys()
             case "items":
@@ -185,7 +187,12 @@ def test_the_schema_accepts_what_the_loader_accepts(text: str) -> None:
         "[timeouts]\nidle = true",
         "[models.x]",
         "[models.x]\ntargets = [{ provider = 'a' }]",
-        "[models.x]\nhedge_after = 1\ntargets = []",
+        "[models.x]\nguards = 1\ntargets = []",
+        "[models.x]\nhedge_after = 'p96'\ntargets = []",
+        "[models.x]\nhedge_budget = 1.5\ntargets = []",
+        "[models.x]\nbalance = 'semantic'\ntargets = []",
+        "[models.x]\ncontinuation = 'hold'\ntargets = []",
+        "[breaker]\nrate = 0",
         "[[keys]]\nname = 'a'",
         "[[keys]]\nname = 'a'\nsecret = 's'\nsha256 = '" + "0" * 64 + "'",
         "[[keys]]\nname = 'a'\nsha256 = 'x'",
@@ -199,7 +206,14 @@ def test_the_schema_refuses_what_the_loader_refuses(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[timeouts]\nidle = '${IDLE}'", "[server]\ndrain = 0\nh2c = '${H2C}'", "[admin]\nbind = ''"]
+    "text",
+    [
+        "[models.x]\ntargets = []\nhedge_after = 'p95'\nhedge_budget = 1",
+        "[models.x]\ntargets = []\nhedge_after = '1500ms'",
+        "[timeouts]\nidle = '${IDLE}'",
+        "[server]\ndrain = 0\nh2c = '${H2C}'",
+        "[admin]\nbind = ''",
+    ],
 )
 def test_the_schema_accepts_variables(text: str) -> None:
     schema = json.loads(json_schema())
@@ -260,3 +274,8 @@ def test_a_field_of_a_type_that_nobody_reads_is_found_at_once() -> None:
     with pytest.raises(TypeError, match="no shape for a field of type <class 'float'> with the unit None"):
         shape_of(float, {})
     assert keys_of(Odd) == {}
+
+
+def test_only_a_duration_may_be_a_word_instead() -> None:
+    with pytest.raises(TypeError, match="only a duration may be a word instead"):
+        shape_of(int | Literal["many"] | None, {"unit": "count"})

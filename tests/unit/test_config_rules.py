@@ -181,7 +181,7 @@ def test_any_missing_variable_of_a_provider_counts() -> None:
     ("text", "problem"),
     [
         ("", "1: [models.m] needs `targets`."),
-        ("targets = []", "2: `targets` in [models.m] must name one target."),
+        ("targets = []", "2: `targets` in [models.m] must name a target."),
         ("targets = [{ provider = 'demo' }]", "2: [[models.m.targets]] needs `model`."),
         ("targets = [{ model = 'demo' }]", "2: [[models.m.targets]] needs `provider`."),
         (

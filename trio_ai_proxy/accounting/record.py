@@ -10,12 +10,22 @@ from trio_ai_proxy.chat.usage import UsageSource  # noqa: TC001 - msgspec reads 
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One try at one target."""
+    """One try at one target: how it ended ("beaten": another was quicker), how long it took, and the tokens that it is known to
+    have cost.
+
+    kind      why it was made: first · retry (the same target again) · next (another one) · hedge (beside a slow one) ·
+              continuation (of an answer that broke off)
+    answered  whether the client was given any of what it generated
+    """
 
     provider: str
     model: str
     outcome: str
     milliseconds: float
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    kind: str = "first"
+    answered: bool = False
 
 
 class ExchangeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +65,7 @@ class ExchangeRecord(msgspec.Struct, frozen=True, kw_only=True):
     upstream_released_ms: float | None
     bytes_out: int
     chunks_out: int
+    malformed_events: int = 0
 
 
 _encoder = msgspec.json.Encoder()

@@ -11,6 +11,7 @@ from trio_ai_proxy.config.build import build
 from trio_ai_proxy.config.decode import Decoder, parse
 from trio_ai_proxy.config.defaults import default_settings, init_file
 from trio_ai_proxy.config.describe import describe
+from trio_ai_proxy.config.explain import Explanation, explain
 from trio_ai_proxy.config.kinds import Kind
 from trio_ai_proxy.config.ports import check_bind
 from trio_ai_proxy.config.reference import json_schema, reference_markdown, write_docs
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEMO_MODELS",
+    "Explanation",
     "Kind",
     "check_bind",
     "default_settings",
     "describe",
+    "explain",
     "init_file",
     "json_schema",
     "load_settings",

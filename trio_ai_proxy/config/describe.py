@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from trio_ai_proxy.config.kinds import Kind
-    from trio_ai_proxy.settings import ModelSettings, ProviderSettings, Settings, Timeouts
+    from trio_ai_proxy.settings import ModelSettings, ProviderSettings, Settings, TargetSettings, Timeouts
 
 
 def describe(settings: Settings, kinds: Mapping[str, Kind], notes: Sequence[str] = ()) -> str:
@@ -69,8 +69,10 @@ def _model(model: ModelSettings, settings: Settings, kinds: Mapping[str, Kind]) 
     lines = []
     for target in model.targets:
         place = _place(settings.providers[target.provider], kinds)
-        lines.append(f"target              {place}, as {target.model}")
+        lines.append(f"target              {place}, as {target.model}{_rank(target, model)}")
         lines.append(f"deadlines           {_deadlines(target.timeouts or model.timeouts)}")
+        lines += _limits(target)
+    lines += _failover(model)
     grace = f" of {format_duration(model.grace)}" if model.on_disconnect == "grace" else ""
     keep_alive = "off" if model.keep_alive is None else format_duration(model.keep_alive)
     lines += [
@@ -83,6 +85,43 @@ def _model(model: ModelSettings, settings: Settings, kinds: Mapping[str, Kind]) 
         force = " (they win over the request)" if model.force_options else " (where the request leaves them out)"
         lines.append(f"options             {', '.join(model.options)}{force}")
     return lines
+
+
+def _rank(target: TargetSettings, model: ModelSettings) -> str:
+    if len(model.targets) == 1:
+        return ""
+    return f" (priority {target.priority}, weight {target.weight})"
+
+
+def _limits(target: TargetSettings) -> list[str]:
+    """Which requests a target is for, if not all."""
+    said: list[str] = [] if target.max_context is None else [f"up to {target.max_context} tokens"]
+    if target.match is not None:
+        said += [f"header {name}: {value}" for name, value in target.match.headers.items()]
+        said += [f"keys {', '.join(target.match.keys)}"] if target.match.keys else []
+    if target.capabilities is not None:
+        given = [(key.name, getattr(target.capabilities, key.name)) for key in fields(target.capabilities)]
+        said += [name if able else f"no {name}" for name, able in given if able is not None]
+    return [f"limits              {', '.join(said)}"] if said else []
+
+
+def _failover(model: ModelSettings) -> list[str]:
+    lines = []
+    if len(model.targets) > 1:
+        on = f" on {model.hash_on}" if model.hash_on else ""
+        lines.append(f"balance             {model.balance}{on}")
+    breaker = model.breaker
+    hedge = "off"
+    if model.hedge_after is not None:
+        after = model.hedge_after if isinstance(model.hedge_after, str) else format_duration(model.hedge_after)
+        hedge = f"after {after}, at most {model.hedge_budget:.0%} more calls"
+    return [
+        *lines,
+        f"failover            retries {model.retries} · hedge {hedge} · continuation {model.continuation} · "
+        f"malformed_limit {model.malformed_limit}",
+        f"breaker             {breaker.failures} failures, or {breaker.rate:.0%} within {format_duration(breaker.window)}; "
+        f"then a probe at least every {format_duration(breaker.open)}",
+    ]
 
 
 def _place(provider: ProviderSettings, kinds: Mapping[str, Kind]) -> str:
@@ -115,9 +154,8 @@ def _credentials(provider: ProviderSettings, kind: Kind) -> str:
         secret = getattr(provider, name)
         if secret is not None:
             sources.append(f"{name} from {secret.source}")
-    for name in ("profile", "role_arn"):
-        if getattr(provider, name) is not None:
-            sources.append(f"{name} {getattr(provider, name)}")
+    names = [name for name in ("profile", "role_arn") if getattr(provider, name) is not None]
+    sources += [f"{name} {getattr(provider, name)}" for name in names]
     if not sources and kind.environment and not kind.needs_key:
         sources.append("what this machine is given")
     if provider.managed_identity:

@@ -103,7 +103,9 @@ class Named:
     of: Shape
 
 
-Shape = Flag | Count | Duration | Share | Size | Text | Choice | Credential | Digest | Anything | Block | Listing | Named
+Shape = (
+    Flag | Count | Duration | Share | Size | Text | Choice | Credential | Digest | Anything | Block | Listing | Named
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +167,14 @@ def shape_of(hint: Any, metadata: Mapping[str, Any]) -> Shape:
     if origin in (Union, types.UnionType):
         only, *words = (argument for argument in arguments if argument is not types.NoneType)
         shape = shape_of(only, metadata)
-        if words and isinstance(shape, Duration):
-            return dataclasses.replace(shape, words=tuple(word for literal in words for word in get_args(literal)))
-        return shape
+        if not words:
+            return shape
+        if not isinstance(shape, Duration):
+            raise TypeError(f"no shape for a field of type {hint}: only a duration may be a word instead")
+        return dataclasses.replace(shape, words=tuple(word for literal in words for word in get_args(literal)))
     if origin is Literal:
-        return Choice(arguments, metadata.get("not_built", ()))
+        not_built = metadata.get("not_built", ())
+        return Choice(tuple(word for word in arguments if word not in not_built), not_built)
     if origin is tuple:
         return Listing(shape_of(arguments[0], metadata))
     if isinstance(origin, type) and issubclass(origin, Mapping):

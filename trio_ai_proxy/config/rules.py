@@ -14,6 +14,7 @@ from trio_ai_proxy.config.decode import Faults, Table, nearest, table_name
 from trio_ai_proxy.config.fields import ALTERNATIVES, keys_of
 from trio_ai_proxy.config.ports import port_faults
 from trio_ai_proxy.config.routes import check_model_placeholders, check_provider_placeholders, check_routes
+from trio_ai_proxy.config.targets import check_targets
 from trio_ai_proxy.config.values import Rejected, check_base_url, shown
 from trio_ai_proxy.settings import AdminSettings, KeySettings, ProviderSettings, ServerSettings
 
@@ -44,6 +45,7 @@ def check(document: Table, kinds: Mapping[str, Kind], faults: Faults) -> list[st
     for table in document.values.get("models", {}).values():
         used |= _check_model(table, providers, faults)
         check_model_placeholders(table, captured, faults)
+        check_targets(table, document.values.get("keys", []), faults)
     _check_keys(document.values.get("keys", []), faults)
     notes = _check_ports(document, faults) + _check_unresolved(faults, used)
     if not models:
@@ -171,11 +173,8 @@ def _check_model(model: Table, providers: Mapping[str, object], faults: Faults) 
     """Returns the names of the providers that it refers to."""
     used: set[str] = set()
     if model.raw.get("targets") == []:
-        faults.reject(model, "targets", "must name one target")
-    targets = model.values.get("targets", [])
-    if len(targets) > 1:
-        faults.reject(model, "targets", "with more than one entry is not built yet; keep one")
-    for target in targets:
+        faults.reject(model, "targets", "must name a target")
+    for target in model.values.get("targets", []):
         name = target.values.get("provider")
         if name is None:
             continue

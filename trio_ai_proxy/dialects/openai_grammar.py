@@ -96,9 +96,10 @@ class OpenAIGrammar:
             choices = []
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise IllegalSequence("a chunk without a list of choices")
+        is_usage = isinstance(chunk.get("usage"), dict) and not choices
         if self._own:
-            self._check_head(chunk)
-        if isinstance(chunk.get("usage"), dict) and not choices:
+            self._check_head(chunk, is_usage=is_usage)
+        if is_usage:
             self._usage(chunk["usage"])
             return
         if choices and self._usage_seen and self._own:
@@ -117,14 +118,17 @@ class OpenAIGrammar:
             else:
                 known.take_text(index, choice)
 
-    def _check_head(self, chunk: dict[str, Any]) -> None:
+    def _check_head(self, chunk: dict[str, Any], *, is_usage: bool) -> None:
         head = {name: chunk.get(name) for name in _HEAD}
         if self._head is None:
             texts = all(isinstance(head[name], str) and head[name] for name in ("id", "model"))
             if not texts or head["object"] != _OBJECTS[self._operation] or type(head["created"]) is not int:
                 raise IllegalSequence("a chunk without id, object, created or model")
             self._head = head
-        elif head != self._head:
+            return
+        if is_usage:
+            head["model"] = self._head["model"]  # whoever has made the rest of a continued answer
+        if head != self._head:
             changed = ", ".join(name for name in _HEAD if head[name] != self._head[name])
             raise IllegalSequence(f"a chunk with another {changed} than the first")
 

@@ -1,4 +1,5 @@
-"""The admin port: health, metrics, and the exchanges that live now, any of which an operator can end."""
+"""The admin port: health, metrics, what is known of targets, and the exchanges that live now, any of which an operator can
+end."""
 
 from __future__ import annotations
 
@@ -13,10 +14,15 @@ from trio_ai_proxy.endpoints.data import answer_ready
 from trio_ai_proxy.errors import Interrupted, MethodNotAllowed, ProxyError, UnknownPath
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_ai_proxy.endpoints.asgi import Receive, Send
     from trio_ai_proxy.endpoints.services import Services
     from trio_ai_proxy.relay.exchange import Exchange
+    from trio_ai_proxy.routing.backoff import Budget
+    from trio_ai_proxy.routing.health import Health, HealthView
     from trio_ai_proxy.serving.guard import Guard
+    from trio_ai_proxy.settings import ModelSettings
 
 _EXCHANGE_PREFIX = b"/exchanges/"
 
@@ -44,8 +50,8 @@ class AdminPort:
             _only(head, "DELETE")
             await self._cancel(unquote_to_bytes(head.path[len(_EXCHANGE_PREFIX) :]).decode("utf-8", "replace"), send)
             return
-        if head.path not in (b"/metrics", b"/healthz", b"/readyz", b"/exchanges"):
-            raise UnknownPath("The admin port serves /metrics, /healthz, /readyz and /exchanges.")
+        if head.path not in (b"/metrics", b"/healthz", b"/readyz", b"/exchanges", b"/targets"):
+            raise UnknownPath("The admin port serves /metrics, /healthz, /readyz, /exchanges and /targets.")
         _only(head, "GET")
         if head.path == b"/metrics":
             body, content_type = self._services.metrics.render()
@@ -54,6 +60,10 @@ class AdminPort:
             await answer_json(send, 200, {"status": "ok"}, [])
         elif head.path == b"/readyz":
             await answer_ready(self._services, send, [])
+        elif head.path == b"/targets":
+            now = trio.current_time()
+            models = [_model(*known, now) for known in self._services.known_targets()]
+            await answer_json(send, 200, {"models": models}, [])
         else:
             now = trio.current_time()
             rows = [_row(exchange, now) for exchange in self._services.live.exchanges.values()]
@@ -73,19 +83,60 @@ def _only(head: Head, method: str) -> None:
 
 
 def _row(exchange: Exchange, now: float) -> dict[str, object]:
-    plan, meter = exchange.plan, exchange.meter
+    leg, meter = exchange.leg, exchange.meter
     return {
         "id": exchange.request_id,
         "key": exchange.key,
         "model": exchange.model,
-        "provider": plan.target.provider.name if plan is not None else None,
-        "target": plan.target.model if plan is not None else None,
+        "provider": leg.target.provider.name if leg is not None else None,
+        "target": leg.target.model if leg is not None else None,
+        "attempt": exchange.attempts_begun,
         "phase": exchange.phase,
         "abandoned": exchange.abandoned,
         "age_seconds": round(now - exchange.accepted_at, 3),
         "chunks": meter.chunks if meter is not None else 0,
         "completion_tokens": meter.completion_tokens if meter is not None else 0,
     }
+
+
+def _model(model: ModelSettings, healths: Sequence[Health], hedges: Budget, now: float) -> dict[str, object]:
+    """What is known of one model's targets; the model is null where it stands for all names that nobody has configured."""
+    hedges.has(now)
+    return {
+        "model": model.name or None,
+        "balance": model.balance,
+        "hedges_left": round(hedges.held, 3) if model.hedge_after is not None else None,
+        "targets": [
+            {
+                "provider": target.provider,
+                "target": target.model or None,
+                "priority": target.priority,
+                "weight": target.weight,
+                **_health(health.view(now)),
+            }
+            for target, health in zip(model.targets, healths, strict=True)
+        ],
+    }
+
+
+def _health(view: HealthView) -> dict[str, object]:
+    return {
+        "breaker": view.state,
+        "retry_in_seconds": _rounded(view.retry_in),
+        "consecutive_failures": view.consecutive_failures,
+        "failure_rate": round(view.failure_rate, 3),
+        "in_flight": view.in_flight,
+        "ttft_seconds": _rounded(view.ttft),
+        "ttft_p95_seconds": _rounded(view.ttft_p95),
+        "seconds_per_token": _rounded(view.per_token, 6),
+        "requests_last_minute": view.requests_last_minute,
+        "tokens_last_minute": view.tokens_last_minute,
+        "retries_left": round(view.retries_left, 3),
+    }
+
+
+def _rounded(seconds: float | None, digits: int = 3) -> float | None:
+    return None if seconds is None else round(seconds, digits)
 
 
 async def _live(receive: Receive, send: Send) -> None:

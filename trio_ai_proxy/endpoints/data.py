@@ -104,7 +104,7 @@ class DataPort:
             (b"access-control-allow-headers", head.headers.get(b"access-control-request-headers", b"*")),
             (
                 b"access-control-expose-headers",
-                b"x-request-id, x-llm-provider, x-llm-model, x-llm-dropped, retry-after",
+                b"x-request-id, x-llm-provider, x-llm-model, x-llm-attempts, x-llm-dropped, retry-after",
             ),
             (b"access-control-max-age", b"600"),
             (b"vary", b"origin"),

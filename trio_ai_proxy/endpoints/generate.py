@@ -123,8 +123,6 @@ class Generate:
             await conclude(exchange, client)
             return
         services.begin(exchange, plan)
-        client.headers.append((b"x-llm-provider", plan.target.provider.name.encode()))
-        client.headers.append((b"x-llm-model", plan.target.model.encode("ascii", "backslashreplace")))
         await run_exchange(exchange, plan, client, services.report_bug)
         if exchange.outcome.cause is Cause.COMPLETED:
             exchange.phase = "done"

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_ai_proxy.chat.request import ChatRequest
     from trio_ai_proxy.guards.auth import Keyring
     from trio_ai_proxy.relay.client import Client
     from trio_ai_proxy.relay.exchange import Exchange, Live, Plan
+    from trio_ai_proxy.routing.backoff import Budget
     from trio_ai_proxy.routing.caller import Caller
+    from trio_ai_proxy.routing.health import Health
     from trio_ai_proxy.routing.routes import Routes
-    from trio_ai_proxy.settings import KeySettings, Settings
+    from trio_ai_proxy.settings import KeySettings, ModelSettings, Settings
     from trio_ai_proxy.telemetry.metrics import Metrics
 
 
@@ -28,6 +32,10 @@ class Services(Protocol):
 
     def plan(self, request: ChatRequest, key: KeySettings | None, caller: Caller) -> Plan:
         """Where `request` of `caller` goes and how. Raises `ClientError`."""
+        ...
+
+    def known_targets(self) -> list[tuple[ModelSettings, Sequence[Health], Budget]]:
+        """Every model, what is known of its targets, and what is left for hedges; one without a name is for all other names."""
         ...
 
     def begin(self, exchange: Exchange, plan: Plan) -> None:

@@ -6,14 +6,16 @@ from the reader's side, the channel closes behind it, and the writer says to the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import trio
 
 from trio_ai_proxy.accounting.outcome import Cause, Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from tiktoken import Encoding
 
     from trio_ai_proxy.accounting.meter import Meter
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.providers.base import Provider
     from trio_ai_proxy.relay.override import Override
     from trio_ai_proxy.relay.scrutiny import Scrutiny
+    from trio_ai_proxy.relay.thread import Thread
     from trio_ai_proxy.settings import ModelSettings, Timeouts
     from trio_ai_proxy.upstream.client import UpstreamClient
 
@@ -47,24 +50,111 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Leg:
+    """One way to an answer: a target, and what follows from choosing it.
+
+    index          its place among the model's targets
+    request        what is asked there
+    ask_stream     the provider is asked for a stream
+    client_model   the name to show to the client in place of the provider's, or None where they are the same
+    override       the client's own credential, which goes out in place of ours, or None
+    encoding       how its tokens are counted, None: they are estimated
+    can_prefill    it goes on from an assistant's message as if it had begun it itself
+    begun          the text that it is asked to go on from, "" where it is asked for the whole answer
+    """
+
+    index: int
+    target: Target
+    request: ChatRequest
+    ask_stream: bool
+    client_model: str | None
+    override: Override | None = None
+    encoding: Encoding | None = None
+    can_prefill: bool = False
+    begun: str = ""
+
+    def prefilled(self, text: str | None) -> Leg | None:
+        """The same leg, asked to go on from `text`; None where that cannot be asked."""
+        request = self.request
+        blank = text is None or not text.strip()
+        if blank or text is None or request.operation != "chat" or not self.can_prefill:
+            return None
+        messages = list(request.fields["messages"])
+        said = ""
+        if messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
+            # The client has begun the answer itself: its words and ours are one message.
+            said = messages.pop().get("content")
+            if not isinstance(said, str):
+                return None
+        messages.append({"role": "assistant", "content": said + text.rstrip()})
+        fields = {**request.fields, "messages": messages}
+        return replace(self, request=replace(request, fields=fields), begun=text)
+
+
+class Journey(Protocol):
+    """Where one exchange goes, from target to target, and what is learnt of them on the way."""
+
+    def first(self) -> Leg:
+        """Where it goes first. Raises `InvalidRequest` if there is no target that can take it at all."""
+        ...
+
+    def after(self, failed: Sequence[tuple[Leg, ProxyError]], *, left: float) -> tuple[Leg, float] | None:
+        """Where it goes when these have failed, side by side where there are several, and after how many seconds; None if it ends
+        with that. `left` are the seconds that the exchange still has."""
+        ...
+
+    def instead(self, leg: Leg, error: ProxyError, *, is_cut: bool) -> Leg | None:
+        """Who can make the answer again that has broken off, now that `leg` has failed with `error`; None if nobody is left.
+        `is_cut`: the client has been given some of what this one said."""
+        ...
+
+    def beside(self, leg: Leg) -> Leg | None:
+        """Who is asked beside `leg`, which is slow; None if there is nobody, or too many have been asked so already."""
+        ...
+
+    def hedge_after(self, leg: Leg) -> float | None:
+        """After how many seconds without a token another is asked beside `leg`; None: never."""
+        ...
+
+    def begin(self, leg: Leg) -> Trial:
+        """An attempt begins there. Every trial ends, once."""
+        ...
+
+
+class Trial(Protocol):
+    """One attempt, as the books on its target see it."""
+
+    def sent(self) -> None:
+        """It has its slot: from here on it is the target that is waited for."""
+        ...
+
+    def first_token(self) -> None:
+        """A stream has shown real generation."""
+        ...
+
+    def end(self, error: ProxyError | None, meter: Meter, *, is_over: bool) -> None:
+        """It has ended: with `error`, or whole, or, if not `is_over`, cancelled before anybody could tell."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What is to be done.
 
-    stream         the client gets a stream
-    ask_stream     the provider is asked for one
-    hide_usage     the client did not ask for the usage chunk
-    client_model   the name to show to the client in place of the provider's, or None where they are the same
-    override       the client's own credential, which goes out in place of ours, or None
+    stream      the client gets a stream
+    hide_usage  the client did not ask for the usage chunk
+    journey     where it goes
+    total       seconds that all of it may take
+    scrutinise  makes what looks at the stream of one leg, where somebody wants that
     """
 
     request: ChatRequest
     model: ModelSettings
-    target: Target
     stream: bool
-    ask_stream: bool
     hide_usage: bool
-    client_model: str | None
-    override: Override | None = None
+    journey: Journey
+    total: float
+    scrutinise: Callable[[Exchange, Leg], Scrutiny] | None = None
 
 
 class Live:
@@ -98,9 +188,9 @@ class Exchange:
     """One client request, from its acceptance to its record."""
 
     __slots__ = (
-        "abandoned", "accepted_at", "attempts", "body_bytes", "departure_is_told", "dialect", "encoding", "key",
-        "live", "meter", "model", "opened_at", "outcome", "phase", "plan", "receiving", "released_at", "request_id",
-        "scrutiny", "settled_at", "upstream", "usage", "whole",
+        "abandoned", "accepted_at", "attempts", "attempts_begun", "attempts_committed", "body_bytes", "departure_is_told",
+        "dialect", "key", "leg", "live", "malformed", "meter", "model", "opened_at", "outcome", "phase", "plan",
+        "receiving", "released_at", "request_id", "settled_at", "thread", "upstream", "usage", "whole",
     )  # fmt: skip
 
     def __init__(self, request_id: str, dialect: Dialect, live: Live, *, now: float) -> None:
@@ -110,14 +200,17 @@ class Exchange:
         self.key: str | None = None
         self.model = ""  # the name that the client asked for
         self.plan: Plan | None = None
+        self.leg: Leg | None = None  # the one that answers, or was tried last
         self.meter: Meter | None = None
-        self.scrutiny: Scrutiny | None = None
-        self.encoding: Encoding | None = None
         self.usage: tuple[TokenUsage, UsageSource] | None = None
         self.body_bytes = 0
         self.outcome = Outcome()
         self.phase: Phase = "accepted"
-        self.attempts: list[Attempt] = []
+        self.attempts: list[Attempt] = []  # those that have ended
+        self.attempts_begun = 0
+        self.attempts_committed = 0  # more than one: the answer was continued
+        self.malformed = 0  # events of the provider that made no sense and were passed over
+        self.thread: Thread | None = None  # what the client has been given, where an answer may be continued
         self.accepted_at = now
         self.settled_at: float | None = None
         self.opened_at: float | None = None
@@ -127,6 +220,16 @@ class Exchange:
         self.departure_is_told = False  # at once, and never for the end of an answer (the guarded server does so)
         self.whole = False  # the provider has said everything; what is left is to hand it over
         self.abandoned = False  # the client has gone, and the provider is read on for its usage
+
+    def answer_with(self, leg: Leg, meter: Meter) -> None:
+        """`leg` answers from now on, as far as is known now."""
+        before = self.meter
+        is_continued = self.thread is not None and self.thread.started is not None
+        if is_continued and before is not None and meter.ttft is not None:
+            meter.ttft = before.ttft  # the client has had its first token long since
+        self.leg = leg
+        self.meter = meter
+        self.usage = None
 
     def settle(self, cause: Cause, error: ProxyError | None = None, detail: str | None = None) -> bool:
         """Say how it ended, and when. Only the first to say so counts; returns whether this was it."""
@@ -157,9 +260,9 @@ class Exchange:
         self.upstream.deadline = min(self.upstream.deadline, trio.current_time() + seconds)
 
     def _read_on_seconds(self) -> float:
-        if self.plan is None:
+        if self.plan is None or self.leg is None:
             return 0.0
-        model, target = self.plan.model, self.plan.target
+        model, target = self.plan.model, self.leg.target
         match model.on_disconnect:
             case "cancel":
                 return 0.0

@@ -39,9 +39,15 @@ class PassThrough(FramedPath):
     """
 
     def __init__(
-        self, framer: Framer, decoder: Stage[Frame, Event], *, client_model: str | None, hide_usage: bool
+        self,
+        framer: Framer,
+        decoder: Stage[Frame, Event],
+        *,
+        client_model: str | None,
+        hide_usage: bool,
+        malformed_limit: int = 0,
     ) -> None:
-        super().__init__(framer, decoder)
+        super().__init__(framer, decoder, malformed_limit=malformed_limit)
         self._rename = None if client_model is None else _Rename(client_model)
         self._hide_usage = hide_usage
         self._is_generating = False
@@ -65,12 +71,16 @@ class PassThrough(FramedPath):
             try:
                 said = decode(frame)
             except UpstreamProtocolError as error:
+                if self._forgive(frame, error):
+                    continue
                 self._end(batch, error)
                 break
             events += said
             is_more_text = self._is_generating and len(said) == 1 and isinstance(said[0], TextDelta)
             if not is_more_text and not self._may_pass(frame, said, batch):
                 if self._is_over:
+                    if batch.error is not None:
+                        batch.new = events[: len(events) - len(said)]  # what else it says goes with it
                     break
                 continue
             out.append(frame.raw if rename is None else rename.apply(frame.raw))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from trio_ai_proxy.chat.events import Event, Failed
-from trio_ai_proxy.errors import UpstreamError, UpstreamProtocolError
+from trio_ai_proxy.errors import TruncatedStream, UpstreamError, UpstreamProtocolError
 
 if TYPE_CHECKING:
     from trio_ai_proxy.framing.frame import Frame, Framer
@@ -27,6 +27,7 @@ class Batch:
     alive   whether the sender showed life: a frame or a comment was completed
     ended   whether the stream is over and whole
     error   why it is over and not whole, or None
+    new     those of the events that `out` says, where they are not all: what the client had from an earlier attempt is left out
     """
 
     out: bytes = b""
@@ -34,15 +35,23 @@ class Batch:
     alive: bool = False
     ended: bool = False
     error: UpstreamError | None = None
+    new: list[Event] | None = None
+
+    @property
+    def given(self) -> list[Event]:
+        """What the client learns from `out`."""
+        return self.events if self.new is None else self.new
 
 
 class Path(Protocol):
     """One streamed answer on its way from a provider to a client.
 
     usage_sent  whether the client has been given the provider's own usage
+    malformed   events that made no sense and were passed over
     """
 
     usage_sent: bool
+    malformed: int
 
     def feed(self, chunk: bytes) -> Batch: ...
 
@@ -53,10 +62,15 @@ class Path(Protocol):
 
 
 class FramedPath(ABC):
-    """The half of a path that cuts frames and has them decoded. A path says in `_pass` what becomes of them."""
+    """The half of a path that cuts frames and has them decoded. A path says in `_pass` what becomes of them.
 
-    def __init__(self, framer: Framer, decoder: Stage[Frame, Event]) -> None:
+    malformed  whole frames that made no sense and were passed over; `malformed_limit` bounds them
+    """
+
+    def __init__(self, framer: Framer, decoder: Stage[Frame, Event], *, malformed_limit: int = 0) -> None:
         self.usage_sent = False
+        self.malformed = 0
+        self._malformed_limit = malformed_limit
         self._framer = framer
         self._decoder = decoder
         self._is_over = False
@@ -96,6 +110,14 @@ class FramedPath(ABC):
     @abstractmethod
     def _pass(self, frames: list[Frame]) -> Batch:
         """What `frames` come to."""
+
+    def _forgive(self, frame: Frame, error: UpstreamProtocolError) -> bool:
+        """Whether a frame that could not be read is passed over: one whole event gone wrong in an otherwise whole stream. A
+        stream that stops in the middle of one is not whole."""
+        if not frame.whole or isinstance(error, TruncatedStream) or self.malformed >= self._malformed_limit:
+            return False
+        self.malformed += 1
+        return True
 
     def _take(self, events: list[Event], batch: Batch) -> None:
         """What the decoder still had to say when the stream was over."""

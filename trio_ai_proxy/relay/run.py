@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_ai_proxy.accounting.outcome import Cause
-from trio_ai_proxy.relay.reader import Stream, read_upstream
+from trio_ai_proxy.relay.feed import Feed
+from trio_ai_proxy.relay.reader import read_upstream
 from trio_ai_proxy.relay.writer import conclude, write_client
 
 if TYPE_CHECKING:
@@ -26,14 +27,13 @@ async def run_exchange(
 ) -> None:
     """Relay one answer from the provider to the client, at the pace of the slower of the two. Raises nothing but
     cancellation; `report_bug` gets what else went wrong."""
-    stream = Stream()
-    client.scrutiny = exchange.scrutiny
     to_writer, from_reader = trio.open_memory_channel[bytes](0)
+    feed = Feed(to_writer, client)
     try:
         async with trio.open_nursery() as pair:
-            pair.start_soon(read_upstream, exchange, plan, stream, to_writer, client, report_bug)
+            pair.start_soon(read_upstream, exchange, plan, feed, report_bug)
             try:
-                await write_client(exchange, plan, stream, from_reader, client)
+                await write_client(exchange, plan, feed, from_reader, client)
             except Exception as error:
                 exchange.settle(Cause.BUG, detail=repr(error))  # before the nursery cancels the reader for it
                 raise

@@ -13,12 +13,17 @@ from typing_extensions import override
 from trio_ai_proxy.chat.events import Ended, Event, Failed, Started, TextDelta
 from trio_ai_proxy.errors import UpstreamProtocolError
 from trio_ai_proxy.relay.path import Batch, FramedPath
+from trio_ai_proxy.relay.seam import Diverged
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_ai_proxy.chat.request import ChatRequest
     from trio_ai_proxy.dialects.base import Dialect, StreamEncoder
     from trio_ai_proxy.framing.frame import Frame, Framer
     from trio_ai_proxy.pipeline import Stage
+    from trio_ai_proxy.relay.seam import Blank, Seam
+    from trio_ai_proxy.relay.thread import Thread
 
 
 class Names:
@@ -61,12 +66,24 @@ class Translation(FramedPath):
         dialect: Dialect,
         names: Names,
         request: ChatRequest | None = None,
+        *,
+        malformed_limit: int = 0,
+        thread: Thread | None = None,
+        goes_on: bool = False,
     ) -> None:
-        super().__init__(framer, decoder)
+        """`thread` is the stream that this one is joined on to, if there is one; `goes_on`: the provider was given its text, and
+        does not begin again."""
+        super().__init__(framer, decoder, malformed_limit=malformed_limit)
         self._request = request
         self._dialect = dialect
         self._names = names
+        self._has_head = False
         self._encoder: StreamEncoder | None = None
+        self._seam: Seam | Blank | None = None
+        if thread is not None and thread.started is not None:
+            self._seam = thread.go_on() if goes_on else thread.restart()
+            self._encoder = dialect.encoder(thread.started, request)
+            self._encoder.feed(thread.said())  # it writes on where another one stopped; the client has this
 
     @override
     def _pass(self, frames: list[Frame]) -> Batch:
@@ -78,12 +95,18 @@ class Translation(FramedPath):
             try:
                 events += decode(frame)
             except UpstreamProtocolError as wrong:
+                if self._forgive(frame, wrong):
+                    continue
                 error = wrong
                 break
         if len(events) != 1 or type(events[0]) is not TextDelta:
             self._look(batch)
         if events:
-            batch.out = self._encode(events)
+            try:
+                self._encode(events, batch)
+            except Diverged as diverged:
+                batch.ended = False
+                return self._end(batch, diverged)
         return batch if error is None or self._is_over else self._end(batch, error)
 
     def _look(self, batch: Batch) -> None:
@@ -102,18 +125,36 @@ class Translation(FramedPath):
 
     @override
     def _take(self, events: list[Event], batch: Batch) -> None:
-        batch.out += self._encode(events)
+        try:
+            self._encode(events, batch)
+        except Diverged as diverged:
+            events.append(Failed(diverged))
         batch.events += events  # after that: the head that was missing is among them now
 
-    def _encode(self, events: list[Event]) -> bytes:
-        encoder = self._encoder
-        if encoder is None:
-            position = next((at for at, event in enumerate(events) if isinstance(event, Started)), None)
-            said = events[position] if position is not None else None
-            started = self._names.complete(said if isinstance(said, Started) else Started("", ""))
-            if position is None:
-                events.insert(0, started)
-            else:
-                events[position] = started
-            encoder = self._encoder = self._dialect.encoder(started, self._request)
-        return encoder.feed(events)
+    def _encode(self, events: list[Event], batch: Batch) -> None:
+        """Put what `events` say, and the client lacks, into `batch`. Raises `Diverged`."""
+        if not self._has_head:
+            started = self._complete_head(events)
+            if self._encoder is None:
+                self._encoder = self._dialect.encoder(started, self._request)
+        new: Sequence[Event] = events
+        if self._seam is not None:
+            new = self._seam.feed(events)
+            batch.new = batch.new or []
+            if self._seam.is_closed:
+                self._seam = None
+        if batch.new is not None:
+            batch.new += new
+        if self._encoder is not None:
+            batch.out += self._encoder.feed(new)
+
+    def _complete_head(self, events: list[Event]) -> Started:
+        self._has_head = True
+        position = next((at for at, event in enumerate(events) if isinstance(event, Started)), None)
+        said = events[position] if position is not None else None
+        started = self._names.complete(said if isinstance(said, Started) else Started("", ""))
+        if position is None:
+            events.insert(0, started)
+        else:
+            events[position] = started
+        return started

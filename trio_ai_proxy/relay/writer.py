@@ -14,12 +14,12 @@ from trio_ai_proxy.accounting.outcome import Cause
 from trio_ai_proxy.chat.events import Started
 from trio_ai_proxy.errors import InternalError, ProxyError
 from trio_ai_proxy.relay.counting import settle_usage
-from trio_ai_proxy.relay.reader import Last
+from trio_ai_proxy.relay.feed import Last
 
 if TYPE_CHECKING:
     from trio_ai_proxy.relay.client import Client, Headers
     from trio_ai_proxy.relay.exchange import Exchange, Plan
-    from trio_ai_proxy.relay.reader import Stream
+    from trio_ai_proxy.relay.feed import Feed
 
 EVENT_STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -30,7 +30,7 @@ _MAX_DROPPED = 1000  # characters of the header that names what was left out
 
 
 async def write_client(
-    exchange: Exchange, plan: Plan, stream: Stream, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
+    exchange: Exchange, plan: Plan, feed: Feed, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
 ) -> None:
     """Send what comes, then the terminal. A whole answer counts as completed when the client has taken it, and not before.
 
@@ -39,17 +39,17 @@ async def write_client(
     """
     async with from_reader:
         if plan.stream:
-            await _write_stream(plan, exchange, stream, from_reader, client)
+            await _write_stream(plan, exchange, feed, from_reader, client)
         else:
-            await _write_answer(exchange, stream, from_reader, client)
+            await _write_answer(exchange, feed, from_reader, client)
     if exchange.whole and not exchange.ended:
         await _settle_completed(exchange)
     if exchange.ended:
-        await conclude(exchange, client, plan=plan, stream=stream)
+        await conclude(exchange, client, plan=plan, feed=feed)
 
 
 async def _write_stream(
-    plan: Plan, exchange: Exchange, stream: Stream, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
+    plan: Plan, exchange: Exchange, feed: Feed, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
 ) -> None:
     keep_alive = plan.model.keep_alive
     while True:
@@ -57,7 +57,7 @@ async def _write_stream(
             if keep_alive is None:
                 block = await from_reader.receive()
             else:
-                said = await _receive_in_time(from_reader, stream, keep_alive)
+                said = await _receive_in_time(from_reader, feed, keep_alive)
                 block = exchange.dialect.keep_alive if said is None else said
         except trio.EndOfChannel:
             return
@@ -67,17 +67,17 @@ async def _write_stream(
             await client.flush()
             continue
         if client.status is None:
-            await client.start(200, EVENT_STREAM + _dropped(stream))
+            await client.start(200, EVENT_STREAM + _told(exchange, feed))
         if exchange.departure_is_told and isinstance(block, Last):
             exchange.whole = True
-            await client.finish(block + await _usage_chunk(exchange, plan, stream) + exchange.dialect.terminal)
+            await client.finish(block + await _usage_chunk(exchange, plan, feed) + exchange.dialect.terminal)
             exchange.settle(Cause.COMPLETED)
             return
         await client.send(block)
 
 
 async def _receive_in_time(
-    from_reader: trio.MemoryReceiveChannel[bytes], stream: Stream, keep_alive: float
+    from_reader: trio.MemoryReceiveChannel[bytes], feed: Feed, keep_alive: float
 ) -> bytes | None:
     """The next block, or None when the client has been sent nothing for `keep_alive` seconds, past the writer either. Raises
     `trio.EndOfChannel`."""
@@ -85,33 +85,41 @@ async def _receive_in_time(
     while True:
         with trio.CancelScope(deadline=due):
             return await from_reader.receive()
-        due = stream.passed_at + keep_alive
+        due = feed.passed_at + keep_alive
         if due <= trio.current_time():
             return None
 
 
-def _dropped(stream: Stream) -> Headers:
-    """The header that names what the provider has not been told, where there is such a thing.
+def _told(exchange: Exchange, feed: Feed | None = None) -> Headers:
+    """The headers that say who answers, at which attempt, and what of the request the provider has not been told.
 
-    The names may be the client's own, and of any length: a header holds printable ASCII, and is no place for a novel.
+    Names of fields may be the client's own, and of any length: a header holds printable ASCII, and is no place for a novel.
     """
-    if not stream.dropped:
+    leg = exchange.leg
+    if leg is None:
         return []
-    names = "".join(letter if " " <= letter <= "~" else "?" for letter in ", ".join(stream.dropped)[:_MAX_DROPPED])
-    return [(b"x-llm-dropped", names.strip().encode())]
+    headers = [
+        (b"x-llm-provider", leg.target.provider.name.encode()),
+        (b"x-llm-model", leg.target.model.encode("ascii", "backslashreplace")),
+        (b"x-llm-attempts", b"%d" % exchange.attempts_begun),
+    ]
+    if feed is None or not feed.dropped:
+        return headers
+    names = "".join(letter if " " <= letter <= "~" else "?" for letter in ", ".join(feed.dropped)[:_MAX_DROPPED])
+    return [*headers, (b"x-llm-dropped", names.strip().encode())]
 
 
 async def _write_answer(
-    exchange: Exchange, stream: Stream, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
+    exchange: Exchange, feed: Feed, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
 ) -> None:
     async for body in from_reader:
         if exchange.outcome.cause is Cause.CLIENT_GONE:
             continue
         if exchange.departure_is_told:
-            await client.answer(200, body, _dropped(stream))
+            await client.answer(200, body, _told(exchange, feed))
             exchange.settle(Cause.COMPLETED)
             return
-        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *_dropped(stream)]
+        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *_told(exchange, feed)]
         await client.start(200, head)
         await client.send(body)
         # Before the end is said, for with that the server reports the client as gone.
@@ -126,9 +134,7 @@ async def _settle_completed(exchange: Exchange) -> None:
     exchange.settle(Cause.COMPLETED)
 
 
-async def conclude(
-    exchange: Exchange, client: Client, *, plan: Plan | None = None, stream: Stream | None = None
-) -> None:
+async def conclude(exchange: Exchange, client: Client, *, plan: Plan | None = None, feed: Feed | None = None) -> None:
     """The one terminal. Whole: the dialect's own end. Not begun: a status and a body. Else one error in band, and the end."""
     if client.finished:
         return
@@ -137,24 +143,24 @@ async def conclude(
         return
     if outcome.cause is Cause.COMPLETED and plan is not None and plan.stream:
         if client.status is None:  # whole, and without a single token
-            await client.start(200, EVENT_STREAM + (_dropped(stream) if stream is not None else []))
-        await client.finish(await _usage_chunk(exchange, plan, stream) + exchange.dialect.terminal)
+            await client.start(200, EVENT_STREAM + _told(exchange, feed))
+        await client.finish(await _usage_chunk(exchange, plan, feed) + exchange.dialect.terminal)
         return
     error = outcome.error or InternalError("The gateway failed; its log tells more under this request id.")
     if client.status is None:
-        await client.answer(error.status, exchange.dialect.encode_error(error), error_headers(error))
+        await client.answer(error.status, exchange.dialect.encode_error(error), error_headers(error) + _told(exchange))
     else:
         await client.finish(exchange.dialect.encode_stream_error(error))
 
 
-async def _usage_chunk(exchange: Exchange, plan: Plan, stream: Stream | None) -> bytes:
+async def _usage_chunk(exchange: Exchange, plan: Plan, feed: Feed | None) -> bytes:
     """The usage chunk, where the client asked for one and the provider has sent none that it could see."""
-    if stream is None or plan.hide_usage or stream.usage_sent:
+    if feed is None or plan.hide_usage or feed.usage_sent:
         return b""
     usage, _ = await settle_usage(exchange)
-    started = stream.started or Started(id=f"chatcmpl-{exchange.request_id}", model=plan.request.model)
-    if plan.client_model is not None:
-        started = Started(started.id, plan.client_model, started.created, started.system_fingerprint)
+    started = feed.started or Started(id=f"chatcmpl-{exchange.request_id}", model=plan.request.model)
+    if exchange.leg is not None and exchange.leg.client_model is not None:
+        started = Started(started.id, exchange.leg.client_model, started.created, started.system_fingerprint)
     return exchange.dialect.encode_usage(started, usage)
 
 

@@ -1,7 +1,7 @@
 """What Prometheus can ask. Totals are plain numbers, updated once an exchange; families are built when somebody asks.
 
-Labels are bounded: providers and configured models come from the configuration, other model names are the clients'
-choice and become `other` after the first two hundred.
+Labels are bounded: providers, configured models and their targets come from the configuration. Other model names are the
+clients' choice: they become `other` after the first two hundred, and as targets from the beginning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from trio_ai_proxy.accounting.record import ExchangeRecord
+    from trio_ai_proxy.accounting.record import Attempt, ExchangeRecord
 
 PREFIX = "trio_ai_proxy_"
 # A scrape runs on the event loop and takes 0.4 ms for each model, for the sake of its three histograms.
@@ -51,6 +51,8 @@ _WATCHED = {
     "slots_in_use": "Exchanges that hold one of the provider's slots (max_in_flight).",
     "slots_waiting": "Exchanges that wait for one of the provider's slots.",
     "upstream_connections": "Open connections to the provider, idle ones included.",
+    "breaker_state": "Of one target: 0 closed, 1 half open (it is probed), 2 open (it is left alone).",
+    "target_in_flight": "Attempts at one target that have begun and not ended.",
     "records_dropped": "Exchange records that could not be written.",
     "log_lines_dropped": "Log lines that could not be written.",
 }
@@ -60,12 +62,19 @@ Labels = tuple[str, ...]
 
 
 class Metrics(Collector):
-    """The totals of one gateway. `models` are the configured names: they always keep their own label."""
+    """The totals of one gateway. `models` are the configured names, and `targets` the providers and models that they go to:
+    these keep their own labels."""
 
-    def __init__(self, models: Iterable[str] = ()) -> None:
+    def __init__(self, models: Iterable[str] = (), targets: Iterable[tuple[str, str]] = ()) -> None:
         self.loop_lag = Histogram(LOOP_LAG_BUCKETS)
         self._configured = frozenset(models)
         self._models: set[str] = set()
+        self._targets = frozenset(targets)
+        self._attempts: Counter[Labels] = Counter()
+        self._retries: Counter[Labels] = Counter()
+        self._hedges: Counter[Labels] = Counter()
+        self._continuations: Counter[Labels] = Counter()
+        self._malformed: Counter[Labels] = Counter()
         self._exchanges: Counter[Labels] = Counter()
         self._tokens: Counter[Labels] = Counter()
         self._violations: Counter[Labels] = Counter()
@@ -102,6 +111,21 @@ class Metrics(Collector):
             _of(self._gaps, target, INTER_TOKEN_BUCKETS).add(gaps)
         if record.upstream_released_ms is not None:
             self._release.observe(record.upstream_released_ms / 1000)
+        for attempt in record.attempts:
+            self._count(attempt)
+        if record.malformed_events:
+            self._malformed[(record.provider or "",)] += record.malformed_events
+
+    def _count(self, attempt: Attempt) -> None:
+        known = (attempt.provider, attempt.model) in self._targets
+        target = (attempt.provider, attempt.model if known else OTHER_MODEL)
+        self._attempts[(attempt.outcome, *target)] += 1
+        if attempt.kind == "retry":
+            self._retries[target] += 1
+        elif attempt.kind == "hedge":
+            self._hedges[("won" if attempt.answered else "lost", *target)] += 1
+        elif attempt.kind == "continuation":
+            self._continuations[(attempt.outcome, *target)] += 1
 
     def violation(self, side: str, provider: str) -> None:
         """Count one stream that was not what a stream must be (`validate_streams`)."""
@@ -132,6 +156,7 @@ class Metrics(Collector):
             ("side", "provider"),
             self._violations,
         )
+        yield from self._failover()
         yield _histogram(
             "ttft_seconds", "From the request's acceptance to the first generated token.", target, self._ttft
         )
@@ -146,6 +171,34 @@ class Metrics(Collector):
         yield _histogram("loop_lag_seconds", "How late a timer of the event loop went off.", (), {(): self.loop_lag})
         for name, readings in self._watched.items():
             yield _watched(name, readings)
+
+    def _failover(self) -> Iterator[Metric]:
+        at = ("provider", "target")
+        yield _counter(
+            "attempts",
+            "Attempts that ended, as the records' rows say. `beaten`: another one was quicker.",
+            ("outcome", *at),
+            self._attempts,
+        )
+        yield _counter("retries", "Attempts at a target that had failed in the same exchange.", at, self._retries)
+        yield _counter(
+            "hedges",
+            "Attempts beside a slow one, by what became of them: won, they answered; lost, they did not.",
+            ("result", *at),
+            self._hedges,
+        )
+        yield _counter(
+            "continuations",
+            "Attempts to go on with an answer that had broken off, by how they ended.",
+            ("outcome", *at),
+            self._continuations,
+        )
+        yield _counter(
+            "malformed_events",
+            "Events of streams that made no sense and were left out.",
+            ("provider",),
+            self._malformed,
+        )
 
     def _model_label(self, record: ExchangeRecord) -> str:
         model = record.model.encode("utf-8", "replace").decode()[:MAX_MODEL_LENGTH]

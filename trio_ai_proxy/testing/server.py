@@ -214,7 +214,8 @@ class _Connection:
 
     def _note_release(self) -> None:
         if self._exchange is not None and not self._exchange.over.is_set():
-            self._exchange.released_at = trio.current_time()
+            if not self._exchange.is_complete:
+                self._exchange.released_at = trio.current_time()
             self._exchange.over.set()
 
     # ── The request ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -314,9 +315,9 @@ class _Connection:
             await self._stream.send_all(wire.instead_of_end + wire.after_end)
             return False
         end = (b"0\r\n\r\n" if is_chunked else b"") + wire.after_end
+        exchange.is_complete = True  # first: who reads the end may close in the instant in which it leaves
         if end:
             await self._stream.send_all(end)
-        exchange.is_complete = True
         asked_to_close = (exchange.request.header("connection") or "").lower() == "close"
         return wire.framing != "until-close" and wire.instead_of_head is None and not asked_to_close
 
