@@ -313,7 +313,7 @@ class Gateway:
                 target_facts(target, self._providers[target.provider].for_model(target.model).capabilities)
                 for target in model.targets
             ]
-            hedges = Budget(model.hedge_budget, now=trio.current_time())
+            hedges = Budget(model.hedge_budget, per_second=0.0, now=trio.current_time())
             found = self._routers[name] = Router(model, healths, facts), healths, hedges
         return found
 

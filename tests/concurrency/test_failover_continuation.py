@@ -84,6 +84,10 @@ class TestText:
             assert_whole(bench, await bench.ask_stream())
         assert [row.answered for row in bench.record.attempts] == [True, False, True, True]
 
+    async def test_several_cuts_inside_of_pieces(self, autojump_clock: MockClock) -> None:
+        async with relay(a=broken(2, words=SEA), b=broken(2, words=["The sea is", " wi"]), c=answer(SEA)) as bench:
+            assert_whole(bench, await bench.ask_stream(), "The sea is wide.")
+
     async def test_failures_between_do_not_matter(self, autojump_clock: MockClock) -> None:
         refused = openai_error(400, "No.", code="bad")
         async with relay(a=broken(10), b=refused, c=Script(refuse=True), d=openai_error(500), e=answer()) as bench:
@@ -96,8 +100,12 @@ class TestText:
 
     async def test_error_with_text_in_one_frame_loses_no_text(self, autojump_clock: MockClock) -> None:
         last = json.loads(delta(" sea")[6:]) | {"error": {"message": "No.", "type": "server_error", "code": "boom"}}
-        async with relay(a=stream(delta(ROLE), delta("The"), frame(last)), b=answer(SEA)) as bench:
-            assert_whole(bench, await bench.ask_stream(), "The sea is wide.")
+        for script in (
+            stream(delta(ROLE), delta("The"), frame(last)),
+            stream(delta(ROLE), delta("The") + frame(last)),
+        ):
+            async with relay(a=script, b=answer(SEA)) as bench:
+                assert_whole(bench, await bench.ask_stream(), "The sea is wide.")
 
     async def test_garbage_beyond_the_limit(self, autojump_clock: MockClock) -> None:
         bad = b"data: {nothing\n\n"
@@ -244,6 +252,18 @@ class TestPrefill:
             got = await bench.ask_stream()
             assert terminals(got) == ["upstream_truncated"]
             assert len(bench.times("b")) == 2
+
+    async def test_one_that_goes_on_may_be_cut_as_well(self, autojump_clock: MockClock) -> None:
+        def goes_on(body: dict[str, Any]) -> Script:
+            last = body["messages"][-1]
+            if last["role"] != "assistant":
+                return answer(["Other"])
+            return broken(1, words=[" is"]) if last["content"] == "The sea" else answer([" wide", "."])
+
+        scripts = [broken(2, words=SEA), openai_error(401)]
+        async with relay(a=scripts, b=goes_on, targets={"b": {"prefill": True}}, model={"retries": 1}) as bench:
+            assert_whole(bench, await bench.ask_stream(), "The sea is wide.")
+            assert bench.asked("b")[-1]["messages"][-1]["content"] == "The sea is"
 
     async def test_call_of_a_tool_is_never_prefilled(self, autojump_clock: MockClock) -> None:
         call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"q"'}}

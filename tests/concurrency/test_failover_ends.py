@@ -11,6 +11,7 @@ import trio
 from support.exchanges import QUESTION, Bench, error_of, stream, terminals
 from support.failover import Relay, answer, broken, text
 
+import trio_ai_proxy.relay.attempt
 from trio_ai_proxy.settings import AuthSettings, BreakerSettings, Timeouts
 from trio_ai_proxy.testing import Script, openai_answer, openai_error
 
@@ -88,7 +89,27 @@ async def test_end_in_each_phase_releases_all_and_begins_nothing(
         if cause != "client_gone" or on_disconnect == "cancel" or phase == "back-off":
             assert all(at is not None and at <= 3.0 for name in "ab" for at in bench.released(name))
     assert bench.record.outcome == cause
+    if phase.startswith(("continuation", "stall")):
+        assert bench.record.phase == "streaming"
     assert {row.outcome for row in bench.record.attempts} <= {cause, "upstream_error", "upstream_truncated"}
+
+
+async def test_client_that_leaves_during_a_pause_has_nothing_to_be_read_on_for(autojump_clock: MockClock) -> None:
+    model = {"on_disconnect": "drain"}
+    async with relay(a=limited(9), b=answer(SEA), model=model, timeouts={"abandoned": 50.0}) as bench:
+        got = await bench.ask_stream(leave_after=3.0)
+        assert got.returned_at == 3.0
+
+
+async def test_our_own_bound_on_reading_on_is_not_held_against_the_target(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trio_ai_proxy.relay.attempt, "MAX_ABANDONED_BYTES", 100)
+    model = {"on_disconnect": "drain"}
+    async with relay(a=answer(pause=1), model=model, timeouts={"abandoned": 50.0}) as bench:
+        await bench.ask_stream(leave_after=2.5)
+        assert bench.released("a") == [3.0]
+        assert bench.gateway._routers["gpt-4o"][1][0].breaker.consecutive == 0
 
 
 async def test_abandoned_answer_that_breaks_off_is_not_made_again(autojump_clock: MockClock) -> None:
@@ -251,3 +272,10 @@ async def test_retries_are_a_share_of_all_calls(autojump_clock: MockClock) -> No
         for _ in range(100):
             await bench.ask_stream()
         assert len(bench.times("a")) == pytest.approx(100 + 10 + 20, abs=2)
+
+
+async def test_answer_in_one_piece_says_nothing_of_the_first_token(autojump_clock: MockClock) -> None:
+    async with relay(a=openai_answer("sea", head_pause=30)) as bench:
+        await bench.ask()
+        health = bench.gateway._routers["gpt-4o"][1][0]
+        assert health.ttft(trio.current_time()) is None

@@ -82,7 +82,7 @@ def settings(server: ScriptedServer, environment: dict[str, str], **more: Any) -
     account = ProviderSettings(
         name="aws", kind="bedrock", base_url=server.url, region="us-east-1", environment=environment, **more
     )
-    model = ModelSettings(name="m", targets=(TargetSettings(provider="aws", model=MODEL),))
+    model = ModelSettings(name="m", targets=(TargetSettings(provider="aws", model=MODEL),), retries=0)
     return Settings(tokens=TokenSettings(load_timeout=0), providers={"aws": account}, models={"m": model})
 
 

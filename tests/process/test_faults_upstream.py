@@ -82,6 +82,12 @@ hole.targets = [{{ provider = "hole", model = "hole" }}]
 tls.targets = [{{ provider = "tls", model = "tls" }}]
 brief.targets = [{{ provider = "scripted", model = "scripted" }}]
 brief.timeouts.total = 1
+# One attempt: what each fault is to the client. What a second attempt makes of it: tests/process/test_failover.py.
+scripted.retries = 0
+scripted.malformed_limit = 0
+hole.retries = 0
+tls.retries = 0
+brief.retries = 0
 """
     with closing(port), closing(tls_port), closing(hole), standing(config) as gateway:
         yield House(gateway, port, tls_port, authority)

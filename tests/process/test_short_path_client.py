@@ -15,7 +15,7 @@ from support.raw_server import CHUNKED, END, Peer, chunk, raw_server
 from support.short_path import DONE, FINISH, ROLE, USAGE, ask, frame, frames, playing, read_some, serving
 from trio.testing import wait_all_tasks_blocked
 
-from trio_ai_proxy.relay import reader
+from trio_ai_proxy.relay import attempt
 from trio_ai_proxy.relay.client import Client
 from trio_ai_proxy.serving.connection import GuardedServer
 from trio_ai_proxy.serving.listener import configure
@@ -168,7 +168,7 @@ async def test_when_the_client_leaves_the_provider_is_let_go_at_once(
 async def test_reading_on_for_the_usage_is_bounded_in_bytes(
     tmp_path: Path, passed: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "MAX_ABANDONED_BYTES", 20_000)
+    monkeypatch.setattr(attempt, "MAX_ABANDONED_BYTES", 20_000)
     sent = 0
 
     async def handler(peer: Peer) -> None:

@@ -97,11 +97,13 @@ class Relay(Bench):
 
 
 class Awaited(httpx.AsyncBaseTransport):
-    """A provider that says its first pieces at once, and each further one when `more` is called."""
+    """A provider that says its first pieces at once, and each further one when `more` is called. It answers once; later requests
+    are refused."""
 
     def __init__(self, *pieces: bytes, at_once: int) -> None:
         self._pieces = pieces
         self._at_once = at_once
+        self._is_asked = False
         self._send, self._receive = trio.open_memory_channel[bytes](len(pieces))
 
     def more(self) -> None:
@@ -111,6 +113,9 @@ class Awaited(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await trio.lowlevel.checkpoint()
+        if self._is_asked:
+            raise httpx.ConnectError("it has answered")
+        self._is_asked = True
         for piece in self._pieces[: self._at_once]:
             self._send.send_nowait(piece)
         headers = [("content-type", "text/event-stream")]

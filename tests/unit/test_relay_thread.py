@@ -171,6 +171,12 @@ class TestSeam:
         with pytest.raises(Diverged):
             self.after(TextDelta("abc")).restart().feed([TextDelta("ab"), end])
 
+    def test_choice_that_had_only_thought_may_not_be_missing(self) -> None:
+        seam = self.after(TextDelta("a"), ReasoningDelta("Hm.", 1)).restart()
+        said = [TextDelta("ab"), Finished("stop"), Ended()]
+        with pytest.raises(Diverged):
+            seam.feed(said)
+
     def test_exact_restart_is_no_divergence(self) -> None:
         seam = self.after(TextDelta("abc")).restart()
         assert seam.feed([TextDelta("abc"), Finished("stop"), Ended()]) == [Finished("stop"), Ended()]

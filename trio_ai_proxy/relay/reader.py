@@ -75,7 +75,6 @@ class _Attempts:
         self._failed: list[Attempt] = []
         self._broken: ProxyError | None = None  # what broke off an answer of which the client has a part
         self._gave: Attempt | None = None  # the last that gave the client something
-        self._prefilled: set[int] = set()
         self._rows: dict[Attempt, AttemptRow | None] = {}  # in the order in which they began
         if plan.stream and plan.model.continuation == "splice":
             exchange.thread = Thread()
@@ -142,11 +141,10 @@ class _Attempts:
         leg, error = last.leg, last.error
         if thread is None or error is None:
             return None
-        if isinstance(error, Diverged) and leg.index not in self._prefilled:
+        if isinstance(error, Diverged):
             # It says something else from the beginning on. From where we are it may go on, if it can begin there.
             prefilled = leg.prefilled(thread.text)
             if prefilled is not None:
-                self._prefilled.add(leg.index)
                 return prefilled, 0.0
         other = self._plan.journey.instead(leg, error, is_cut=cut is not None)
         return None if other is None else (other, 0.0)

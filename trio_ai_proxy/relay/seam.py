@@ -91,20 +91,23 @@ class Seam:
         self._citations = {index: list(one.citations) for index, one in given.items()}
         self._thoughtful = {index for index, one in given.items() if one.has_thought}
         self._finished = {index for index, one in given.items() if one.is_finished}
+        self._untold = set(given) - self._finished  # choices of which the restart has said nothing yet
         self._cut: dict[int, tuple[str, str]] = {}  # of the last text of each choice: what was swallowed, and the rest
 
     @property
     def is_closed(self) -> bool:
         """Whether everything has been said again, so that there is nothing more to look for."""
         pending = any(self._text.values()) or any(self._refusal.values()) or any(self._citations.values())
-        return not (pending or self._calls or self._thoughtful or self._finished)
+        return not (pending or self._calls or self._thoughtful or self._finished or self._untold)
 
     def feed(self, events: Sequence[Event]) -> list[Event]:
         """What of `events` the client has not been given. Raises `Diverged`."""
         new: list[Event] = []
         for event in events:
-            if getattr(event, "index", None) in self._finished:
+            index = getattr(event, "index", None)
+            if index in self._finished:
                 continue
+            self._untold.discard(index)
             match event:
                 case TextDelta():
                     rest = self._swallow(self._text, event.index, event.text)
@@ -128,9 +131,10 @@ class Seam:
                     self._check_all_said(event.index)
                     new.append(event)
                 case Ended():
-                    for index in self._text:
-                        if index not in self._finished:
-                            self._check_all_said(index)
+                    if self._untold:
+                        raise _diverged()
+                    for choice in self._text.keys() - self._finished:
+                        self._check_all_said(choice)
                     new.append(event)
                 case _:
                     new.append(event)
