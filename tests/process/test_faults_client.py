@@ -425,8 +425,12 @@ async def test_28_a_mass_departure_leaves_nothing(house: House) -> None:
         await serves(house.gateway)
     await idle(house.gateway)
     await eventually(lambda: house.gateway.open_files() <= before + 2)  # one to the provider may be kept
-    outcomes = Counter(record["outcome"] for record in house.gateway.records() if record["request_id"] in ids)
-    assert outcomes == {"client_gone": count}
+
+    def outcomes() -> Counter[str]:
+        return Counter(record["outcome"] for record in house.gateway.records() if record["request_id"] in ids)
+
+    await eventually(lambda: outcomes().total() >= count)  # records leave beside the traffic, a line at a time
+    assert outcomes() == {"client_gone": count}
 
 
 async def test_28_churn_above_the_number_of_slots_passes(house: House) -> None:

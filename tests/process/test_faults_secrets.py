@@ -444,8 +444,8 @@ async def test_49_no_answer_of_a_provider_sends_us_elsewhere_or_sets_a_header(ho
             assert server.exchanges[1].request.header("cookie") is None
         assert not elsewhere.peers
     assert {name for name, _ in answer.headers} == {
-        "content-type", "cache-control", "x-accel-buffering", "x-request-id", "x-llm-provider", "x-llm-model", "date",
-        "transfer-encoding", "vary",
+        "content-type", "cache-control", "x-accel-buffering", "x-request-id", "x-llm-provider", "x-llm-model",
+        "x-llm-attempts", "date", "transfer-encoding", "vary",
     }  # fmt: skip
     assert answer.header("x-request-id") == answer.request_id
 

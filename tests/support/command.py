@@ -194,7 +194,7 @@ class Command:
 def openai_provider(
     base_url: str, *, model: str = "scripted", timeouts: str = "", extra: str = "", key: str = "sk-upstream-marker"
 ) -> str:
-    """TOML of one OpenAI-compatible provider at `base_url` and one model of it."""
+    """TOML of one OpenAI-compatible provider at `base_url` and one model of it, which gets one attempt."""
     return f"""
 [timeouts]
 {timeouts}
@@ -205,4 +205,5 @@ api_key = "{key}"
 {extra}
 [models."{model}"]
 targets = [{{ provider = "scripted", model = "{model}" }}]
+retries = 0
 """
