@@ -23,6 +23,7 @@ class Names:
 
     def __init__(self, error: OSError | None = None) -> None:
         self.asked: list[bytes] = []
+        self.one_asked = threading.Event()
         self.many_asked = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
@@ -30,6 +31,7 @@ class Names:
 
     def __call__(self, host: bytes, *rest: Any) -> Any:
         self.asked.append(host)
+        self.one_asked.set()
         if len(self.asked) >= MAX_THREADS:
             self.many_asked.set()
         self.go_on.wait(10)
@@ -112,7 +114,8 @@ async def test_when_the_one_who_asked_leaves_another_asks() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask_and_leave)
-        await wait_all_tasks_blocked()
+        # Not only has the thread been asked for: it runs, and whoever leaves now leaves it behind.
+        await trio.to_thread.run_sync(names.one_asked.wait, 10)
         nursery.start_soon(ask)
         await wait_all_tasks_blocked()
         leaver.cancel()
