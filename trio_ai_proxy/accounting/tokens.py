@@ -100,7 +100,7 @@ class CompletionCounter:
     each.
     """
 
-    __slots__ = ("_counted", "_due", "_encoding", "_gathered", "_pending", "_tokens")
+    __slots__ = ("_counted", "_due", "_encoding", "_gathered", "_pending", "_rest", "_tokens")
 
     def __init__(self, encoding: Encoding | None) -> None:
         self._encoding = encoding
@@ -108,10 +108,12 @@ class CompletionCounter:
         self._gathered = 0
         self._due = GATHER  # how much must be gathered before the next look for a seam
         self._tokens = 0.0
+        self._rest: float | None = None  # the tokens of what is pending, once somebody has asked
         self._counted = encoding is not None
 
     def add(self, text: str) -> None:
         """Take the next piece of the text."""
+        self._rest = None
         self._gathered += len(text)
         self._pending.append(text)
         if self._gathered >= self._due:
@@ -125,9 +127,10 @@ class CompletionCounter:
 
     @property
     def total(self) -> int:
-        """The tokens of all that was added so far. Asking changes nothing; it costs the encoding of the rest."""
-        tokens, _ = count_text(self._encoding, "".join(self._pending))
-        return math.ceil(self._tokens + tokens)
+        """The tokens of all that was added so far. Asking changes nothing; it costs the encoding of the rest, once."""
+        if self._rest is None:
+            self._rest, _ = count_text(self._encoding, "".join(self._pending))
+        return math.ceil(self._tokens + self._rest)
 
     @property
     def source(self) -> UsageSource:
@@ -153,6 +156,7 @@ class CompletionCounter:
         self._counted = self._counted and counted
 
     def _keep(self, text: str) -> None:
+        self._rest = None
         self._pending = [text] if text else []
         self._gathered = len(text)
         # What is kept has no seam, so it is not searched again until there is as much again to search.
