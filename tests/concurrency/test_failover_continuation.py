@@ -119,14 +119,20 @@ class TestText:
             got = await bench.ask_stream()
             assert (terminals(got), bench.times("b")) == (["content_filter"], [])
 
-    async def test_cut_after_the_finish_reason_is_no_cut(self, autojump_clock: MockClock) -> None:
+    @pytest.mark.parametrize("continuation", ["off", "splice"])
+    async def test_cut_after_the_finish_reason_is_a_cut(self, autojump_clock: MockClock, continuation: str) -> None:
         script = stream(delta(ROLE), *map(delta, SEA), STOP, ending="cut")
-        async with relay(a=script, b=answer(SEA)) as bench:
+        async with relay(a=script, b=answer(SEA), model={"continuation": continuation}) as bench:
             got = await bench.ask_stream(json=ASKS_USAGE)
-            assert_whole(bench, got, "The sea is wide.")
-            assert bench.times("b") == []
-            assert counted(got)["completion_tokens"] > 0
-        assert bench.record.outcome == "completed"
+            assert (text(got), terminals(got), bench.times("b")) == ("The sea is wide.", ["upstream_truncated"], [])
+        assert bench.record.outcome == "upstream_truncated"
+
+    async def test_error_after_the_finish_reason_is_an_error(self, autojump_clock: MockClock) -> None:
+        told = frame({"error": {"message": "overloaded", "type": "server_error", "code": "late"}})
+        async with relay(a=stream(delta(ROLE), *map(delta, SEA), STOP, told), b=answer(SEA)) as bench:
+            got = await bench.ask_stream()
+            assert (terminals(got), bench.times("b")) == (["late"], [])
+        assert bench.record.outcome == "upstream_error"
 
     async def test_healthy_stream_passes_as_it_came(self, autojump_clock: MockClock) -> None:
         odd = b'data: { "id":"1","model":"model-a", "extra":{"x":1e2},"choices":[{"index":0,"delta":{"content":"\\u00e9"}}]}\n\n'
@@ -400,7 +406,11 @@ class TestOtherWires:
             async with relay(
                 a=stream(*steps[:at], ending="cut"), b=answer(SEA), providers={"a": {"kind": "anthropic"}}
             ) as bench:
-                assert_whole(bench, await bench.ask_stream(), "The sea is wide.")
+                got = await bench.ask_stream()
+                if at < len(steps) - 1:
+                    assert_whole(bench, got, "The sea is wide.")
+                else:  # its `stop_reason` has come, and its `message_stop` has not
+                    assert (text(got), terminals(got)) == ("The sea is wide.", ["upstream_truncated"])
 
     async def test_thoughts_are_not_compared_and_not_shown_twice(self, autojump_clock: MockClock) -> None:
         think = [delta({"reasoning_content": "Hm, "}), delta({"reasoning_content": "the sea."})]
@@ -489,7 +499,7 @@ async def test_usage_that_was_sent_is_not_sent_again(autojump_clock: MockClock) 
     cut = stream(delta(ROLE), *map(delta, SEA), STOP, usage(3, 5), ending="cut")
     async with relay(a=cut, b=answer(SEA)) as bench:
         got = await bench.ask_stream(json=ASKS_USAGE)
-        assert (terminals(got), counted(got)["completion_tokens"]) == (["[DONE]"], 5)
+        assert (terminals(got), counted(got)["completion_tokens"]) == (["upstream_truncated"], 5)
 
 
 async def test_each_piece_is_told_at_once(autojump_clock: MockClock) -> None:

@@ -92,7 +92,7 @@ def test_errors_are_openais() -> None:
 
 def test_there_is_no_stream() -> None:
     assert EMBEDDINGS.encode_usage(Started("i", "m"), TokenUsage()) == b""
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(RuntimeError, match="no streams of embeddings"):
         EMBEDDINGS.encoder(Started("i", "m"))
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(RuntimeError, match="no streams of embeddings"):
         EMBEDDINGS.grammar(include_usage=False, own=True)

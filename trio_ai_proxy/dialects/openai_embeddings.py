@@ -57,10 +57,10 @@ class OpenAIEmbeddings:
         return openai_shape.encode({"object": "list", "data": data, "model": answer.model, "usage": usage})
 
     def encoder(self, started: Started, request: ChatRequest | None = None) -> StreamEncoder:
-        raise NotImplementedError("there are no streams of embeddings, and `parse_request` asks for none")
+        raise RuntimeError("there are no streams of embeddings, and `parse_request` asks for none")
 
     def grammar(self, *, include_usage: bool, own: bool) -> StreamGrammar:
-        raise NotImplementedError("as with `encoder`")
+        raise RuntimeError("there are no streams of embeddings, so there is no grammar of one")
 
 
 def _check(fields: dict[str, Any]) -> None:

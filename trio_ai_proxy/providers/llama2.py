@@ -62,13 +62,13 @@ class Llama2Provider:
         return UpstreamRequest("POST", self._url, self._headers, encode_body(body), stream=False, dropped=dropped)
 
     def framer(self, media_type: str = EVENT_STREAM) -> Framer:
-        raise NotImplementedError("such a server has no streams, as its capabilities say, and is asked for none")
+        raise RuntimeError("such a server has no streams, as its capabilities say, and is asked for none")
 
     def for_model(self, model: str) -> Provider:
         return self
 
     def decoder(self, request: ChatRequest) -> Stage[Frame, Event]:
-        raise NotImplementedError("such a server has no streams, as its capabilities say, and is asked for none")
+        raise RuntimeError("such a server has no streams, as its capabilities say, and is asked for none")
 
     def read_answer(self, request: ChatRequest, body: bytes) -> list[Event]:
         """What an answer means. Raises `UpstreamProtocolError` if it is none."""

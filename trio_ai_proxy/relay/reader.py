@@ -89,7 +89,7 @@ class _Attempts:
             # To a client that waits for the whole nothing has been given yet, and all of it can be made again.
             cut = self._answering if self._plan.stream else None
             self._answering = None
-            if not failed or (cut is not None and self._is_whole(cut)):
+            if not failed:
                 return
             self._failed += failed
             if cut is not None:
@@ -104,16 +104,11 @@ class _Attempts:
             if pause > 0:
                 await trio.sleep(pause)
 
-    def _is_whole(self, cut: Attempt) -> bool:
-        """Whether all has been said, so that what broke off was only the end of it. Then that is what the client has got."""
-        exchange = self._exchange
-        count = cut.leg.request.fields.get("n")
-        if exchange.ended or exchange.thread is None or isinstance(cut.error, Diverged):
-            return False
-        if not exchange.thread.is_finished(count if isinstance(count, int) else 1):
-            return False
-        exchange.whole = True
-        return True
+    def _lacks_nothing(self, thread: Thread) -> bool:
+        """Whether each choice has said its last word. What broke off then is the end itself, and nobody else can say that
+        for the provider: it is told as the break that it is, as it is without continuation."""
+        count = self._plan.request.fields.get("n")
+        return thread.is_finished(count if isinstance(count, int) else 1)
 
     def _what_to_tell(self) -> ProxyError:
         """The failure for the client, whose target is then the one that is named. Of an answer that broke off it is the break.
@@ -139,7 +134,7 @@ class _Attempts:
         """Where to have the rest of an answer made that broke off; None where that cannot be done honestly."""
         thread, last = self._exchange.thread, cut or failed[-1]
         leg, error = last.leg, last.error
-        if thread is None or error is None:
+        if thread is None or error is None or self._lacks_nothing(thread):
             return None
         if isinstance(error, Diverged):
             # It says something else from the beginning on. From where we are it may go on, if it can begin there.
