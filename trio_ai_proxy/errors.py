@@ -7,6 +7,7 @@
     │  └─ MethodNotAllowed 405 · BodyTimeout 408 · BodyTooLarge 413 · UnsupportedMediaType 415 · HeadersTooLarge 431
     ├─ Overloaded 503               ours: shed before any work begins (queue full, draining)
     ├─ Interrupted 503              ours: an operator or a shutdown ended the exchange
+    ├─ GuardBlocked 400             a guard has stopped the request, or the answer
     ├─ InternalError 500            ours: a bug
     └─ UpstreamError                the provider's fault
        ├─ UpstreamRefused 502       no connection, no TLS, connection lost
@@ -159,6 +160,18 @@ class Interrupted(ProxyError):
     status = 503
     type = "interrupted_error"
     code = "shutdown"
+
+
+class GuardBlocked(ProxyError):
+    """A guard has stopped the request, or the answer to it. `guard` is its name."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "content_blocked"
+
+    def __init__(self, message: str, *, guard: str, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message, code=code, param=param)
+        self.guard = guard
 
 
 class InternalError(ProxyError):
