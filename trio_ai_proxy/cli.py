@@ -1,4 +1,4 @@
-"""The command `trio-ai-proxy`: serve, check, explain, init, tokens, drill, docs.
+"""The command `trio-ai-proxy`: serve, check, explain, guard, init, tokens, drill, docs.
 
 A configuration that cannot be used is sentences on standard error and exit code 2, never a traceback.
 """
@@ -72,6 +72,17 @@ def _parser() -> argparse.ArgumentParser:
         help="a header of the request; may be repeated",
     )
     explain.set_defaults(run=_explain)
+
+    guard = commands.add_parser("guard", help="try a guard of the configuration")
+    trial = guard.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "test", help="have one look at a text, as a request and as an answer that is cut at every position"
+    )
+    trial.add_argument("name", metavar="NAME", help="a block of [guards]")
+    trial.add_argument(
+        "file", nargs="?", default="-", metavar="FILE", help="a text, or an OpenAI request, JSON; default: stdin"
+    )
+    trial.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
+    trial.set_defaults(run=_test_guard)
 
     init = commands.add_parser("init", help="write a short, commented configuration")
     init.add_argument("file", nargs="?", default="config.toml", metavar="FILE")
@@ -181,6 +192,21 @@ def _explain(options: argparse.Namespace) -> int:
     )
     print(explanation.text, end="")
     return 1 if explanation.is_refused else 0
+
+
+def _test_guard(options: argparse.Namespace) -> int:
+    from trio_ai_proxy.server import read_settings
+    from trio_ai_proxy.testing.guard_trial import try_guard
+
+    settings, _ = read_settings(options.config, os.environ)
+    try:
+        content = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
+        text = content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{options.file}: cannot be read: {error}."]) from error
+    trial = try_guard(settings, options.name, text)
+    print(trial.report, end="")
+    return 0 if trial.agrees else 1
 
 
 def _init(options: argparse.Namespace) -> int:

@@ -4,10 +4,12 @@
     ├─ ConfigError                  names the file, the line, the key and the reason; the process does not start
     ├─ ClientError                  the caller's fault
     │  ├─ InvalidRequest 400 · Unauthenticated 401 · Forbidden 403 · UnknownModel 404 · UnknownPath 404
-    │  └─ MethodNotAllowed 405 · BodyTimeout 408 · BodyTooLarge 413 · UnsupportedMediaType 415 · HeadersTooLarge 431
+    │  ├─ MethodNotAllowed 405 · BodyTimeout 408 · BodyTooLarge 413 · UnsupportedMediaType 415 · HeadersTooLarge 431
+    │  └─ GuardBlocked 400          a guard has stopped the request, or the answer
     ├─ Overloaded 503               ours: shed before any work begins (queue full, draining)
+    │  └─ Crowded 429               … because of the caller's own crowd: a ClientError too
     ├─ Interrupted 503              ours: an operator or a shutdown ended the exchange
-    ├─ GuardBlocked 400             a guard has stopped the request, or the answer
+    ├─ GuardFailed 502              a guard could not be asked, and lets nothing pass without
     ├─ InternalError 500            ours: a bug
     └─ UpstreamError                the provider's fault
        ├─ UpstreamRefused 502       no connection, no TLS, connection lost
@@ -146,12 +148,30 @@ class HeadersTooLarge(ClientError):
     code = "headers_too_large"
 
 
+class GuardBlocked(ClientError):
+    """A guard has stopped the request, or the answer to it. `guard` is its name."""
+
+    code = "content_blocked"
+
+    def __init__(self, message: str, *, guard: str, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message, code=code, param=param)
+        self.guard = guard
+
+
 class Overloaded(ProxyError):
     """Shed before any work began: no slot in time, or the gateway is draining."""
 
     status = 503
     type = "overloaded_error"
     code = "overloaded"
+
+
+class Crowded(Overloaded, ClientError):
+    """Shed from a full queue in which the caller itself has the most places."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_crowded"
 
 
 class Interrupted(ProxyError):
@@ -162,16 +182,17 @@ class Interrupted(ProxyError):
     code = "shutdown"
 
 
-class GuardBlocked(ProxyError):
-    """A guard has stopped the request, or the answer to it. `guard` is its name."""
+class GuardFailed(ProxyError):
+    """A guard could not be asked about the request, and lets none pass without. `guard` is its name."""
 
-    status = 400
-    type = "invalid_request_error"
-    code = "content_blocked"
+    status = 502
+    type = "guard_error"
+    code = "guard_failed"
 
-    def __init__(self, message: str, *, guard: str, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(message, code=code, param=param)
+    def __init__(self, message: str, *, guard: str, status: int = 502, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
         self.guard = guard
+        self.status = status
 
 
 class InternalError(ProxyError):

@@ -15,21 +15,28 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import trio
 
 from trio_ai_proxy.accounting.outcome import Cause
 from trio_ai_proxy.accounting.record import ExchangeRecord
 from trio_ai_proxy.accounting.tokens import Tokenizers, count_prompt, load_encoding
+from trio_ai_proxy.chat.templates import check_untemplated
 from trio_ai_proxy.dialects.table import with_options
 from trio_ai_proxy.endpoints.admin import AdminPort
 from trio_ai_proxy.endpoints.data import DataPort
 from trio_ai_proxy.errors import ConfigError, Forbidden, Interrupted, InvalidRequest
 from trio_ai_proxy.guards.auth import Keyring
+from trio_ai_proxy.guards.build import build_guards
 from trio_ai_proxy.guards.slots import Slots
 from trio_ai_proxy.providers.table import KINDS, build_provider
 from trio_ai_proxy.relay.counting import usage_now
+from trio_ai_proxy.relay.credentials import Credentials
+from trio_ai_proxy.relay.desk import ExchangeDesk
 from trio_ai_proxy.relay.exchange import Exchange, Leg, Live, Plan, Target
-from trio_ai_proxy.relay.journey import Journey
+from trio_ai_proxy.relay.guarding import Guarding
+from trio_ai_proxy.relay.journey import NOWHERE, Journey, Nowhere
+from trio_ai_proxy.relay.meaning import Meanings
 from trio_ai_proxy.relay.override import find_override, without_credential
 from trio_ai_proxy.relay.scrutiny import Scrutiny
 from trio_ai_proxy.routing.backoff import Budget
@@ -50,10 +57,11 @@ from trio_ai_proxy.upstream.client import UpstreamClient
 from trio_ai_proxy.upstream.demo import demo_transport
 from trio_ai_proxy.upstream.readiness import Readiness
 from trio_ai_proxy.upstream.resolver import install_resolver
+from trio_ai_proxy.upstream.webhook import Webhooks
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     import httpx
 
@@ -61,6 +69,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.providers.base import Capabilities, Provider
     from trio_ai_proxy.relay.client import Client
     from trio_ai_proxy.routing.caller import Caller
+    from trio_ai_proxy.routing.credentials import CredentialView
     from trio_ai_proxy.settings import KeySettings, ModelSettings, Secret, Settings, TargetSettings
 
 _FLUSH_SECONDS = 2.0
@@ -70,7 +79,8 @@ _BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 class Gateway:
     """The gateway as an ASGI application.
 
-    transports      provider name → the httpx transport to use for it in place of the configured one (tests)
+    transports      provider name, or origin of a web service ("https://guard.example.com") → the httpx transport to use for it in
+                    place of the configured one (tests)
     admin_listener  a listening socket for the admin port, or None: then there is none
     """
 
@@ -100,16 +110,23 @@ class Gateway:
         self._admin_listener = admin_listener
         self._readiness = Readiness()
         self._providers: dict[str, Provider] = {}
+        self._credentials: dict[str, Credentials] = {}  # of those that have several
         self._clients: dict[str, UpstreamClient] = {}
         self._slots: dict[str, Slots] = {}
         self._routers: dict[str, tuple[Router, list[Health], Budget]] = {}
+        self._webhooks = Webhooks(transports)
         for name, provider in settings.providers.items():
             transport = (transports or {}).get(name)
             if transport is None and KINDS[provider.kind].embedded:
                 transport = demo_transport()
             self._providers[name] = build_provider(provider)
+            if len(provider.api_keys) > 1:
+                each = [build_provider(provider, place) for place in range(len(provider.api_keys))]
+                self._credentials[name] = Credentials(each, partial(self._report_credential, name))
             self._clients[name] = UpstreamClient(provider, transport, self._readiness)
-            self._slots[name] = Slots(name, provider.max_in_flight)
+            self._slots[name] = Slots(name, provider.max_in_flight, provider.max_queued)
+        self._guards = build_guards(settings)
+        self._meanings = {name: meanings for name in settings.models if (meanings := self._build_meanings(name))}
         self._watch_gauges()
         self._drain = trio.Event()
         self._data = DataPort(self)
@@ -201,8 +218,13 @@ class Gateway:
         for name, slots in self._slots.items():
             self.metrics.watch("slots_in_use", partial(_in_use, slots), provider=name)
             self.metrics.watch("slots_waiting", partial(_waiting, slots), provider=name)
+            for reason in slots.refused:
+                refused = partial(slots.refused.__getitem__, reason)
+                self.metrics.watch("queue_refused", refused, provider=name, reason=reason)
             if self._clients[name].open_connections is not None:
                 self.metrics.watch("upstream_connections", partial(_connections, self._clients[name]), provider=name)
+        for name, credentials in self._credentials.items():
+            self.metrics.watch("credentials_usable", partial(_usable, credentials), provider=name)
         for model in self.settings.models.values():
             for index, name in enumerate(target_names(model.targets)):
                 labels = {"model": model.name, "provider": (provider := model.targets[index].provider)}
@@ -220,7 +242,7 @@ class Gateway:
 
     def _secrets(self) -> list[Secret]:
         providers = self.settings.providers.values()
-        keys = [provider.api_key for provider in providers]
+        keys = [key for provider in providers for key in (provider.api_key, *provider.api_keys)]
         auths = [provider.auth for provider in providers if provider.auth is not None]
         others = [*(provider.service_account for provider in providers), *(one.secret_access_key for one in providers)]
         others += [
@@ -231,14 +253,23 @@ class Gateway:
         return [value for value in values if value is not None]
 
     def targets(self) -> list[tuple[str, Target]]:
-        """Every configured model's name, and where it goes; but for those whose target a request has to say."""
-        models = self.settings.models.items()
-        return [
-            (name, self._target(model, index))
-            for name, model in models
-            for index, target in enumerate(model.targets)
-            if not has_placeholders(target.model)
-        ]
+        """Every configured model's name, and where it goes, with each credential where there are several; but for those whose
+        target a request has to say."""
+        found: list[tuple[str, Target]] = []
+        for name, model in self.settings.models.items():
+            for index, chosen in enumerate(model.targets):
+                if has_placeholders(chosen.model):
+                    continue
+                target, credentials = self._target(model, index), self._credentials.get(chosen.provider)
+                if credentials is None:
+                    found.append((name, target))
+                    continue
+                each = (credentials.provider(place, chosen.model) for place in range(len(credentials)))
+                found += [
+                    (f"{name}, credential {place}", msgspec.structs.replace(target, provider=one))
+                    for place, one in enumerate(each)
+                ]
+        return found
 
     def known_targets(self) -> list[tuple[ModelSettings, Sequence[Health], Budget]]:
         """Every configured model, what is known of its targets, and what is left for hedges. Last, without a name, the account
@@ -248,10 +279,16 @@ class Gateway:
             models.append(self.routes.resolve(""))
         return [(model, *self._routing(model)[1:]) for model in models]
 
+    def known_credentials(self) -> dict[str, Sequence[CredentialView]]:
+        """What is known of each credential of the providers that have several, by the provider's name."""
+        now = trio.current_time()
+        return {name: credentials.ring.view(now) for name, credentials in self._credentials.items()}
+
     async def aclose(self) -> None:
-        """Close the providers' idle connections."""
+        """Close idle connections."""
         for client in self._clients.values():
             await client.aclose()
+        await self._webhooks.aclose()
 
     # -- what endpoints ask -------------------------------------------------------------------------------------------
 
@@ -266,28 +303,102 @@ class Gateway:
                 param="stream",
                 code="streaming_not_allowed",
             )
-        can_stream = request.operation != "embeddings"
-        stream = can_stream and (request.stream or model.response_streaming == "always")
+        if not any(self.settings.guards[name].kind == "template" for name in model.guards):
+            check_untemplated(request)
+        stream = request.can_stream and (request.stream or model.response_streaming == "always")
+        name = key.name if key is not None else None
+        prepare: Callable[[Exchange, Plan], Awaitable[Plan]] | None = None
+        if model.guards:
+            journey: Journey | Nowhere = NOWHERE  # it is not known yet what will be asked
+            prepare = partial(self._enter_guards, caller, name)
+        else:
+            journey = self._journey(request, model, caller, name, stream=stream)
+            if model.name in self._meanings:
+                prepare = partial(self._find_meaning, caller, name)
         return Plan(
             request=request,
             model=model,
             stream=stream,
             hide_usage=not request.include_usage,
-            journey=self._journey(request, model, caller, key, stream=stream),
+            journey=journey,
             total=total_for(caller, (model.targets[0].timeouts or model.timeouts).total),
             scrutinise=partial(self._scrutiny, hide_usage=not request.include_usage, stream=stream)
             if self.settings.server.validate_streams
             else None,
+            prepare=prepare,
         )
 
+    def plan_child(self, request: ChatRequest, key: str | None, *, seconds: float) -> Plan:
+        """Where a `request` of the gateway's own goes, on behalf of the client whose key is called `key`, within `seconds` at
+        most. The key need not be good for that model: the configuration wants it to be asked. Raises `ClientError`."""
+        model = self.routes.resolve(request.model)
+        return Plan(
+            request=request,
+            model=model,
+            stream=False,
+            hide_usage=True,
+            journey=self._journey(request, model, NOBODY, key, stream=False),
+            total=min(seconds, total_for(NOBODY, (model.targets[0].timeouts or model.timeouts).total)),
+            scrutinise=partial(self._scrutiny, hide_usage=True, stream=False)
+            if self.settings.server.validate_streams
+            else None,
+        )
+
+    def desk(self, exchange: Exchange) -> ExchangeDesk:
+        """What those who look after `exchange` may ask for."""
+        return ExchangeDesk(self, exchange, self._webhooks)
+
+    def _build_meanings(self, name: str) -> Meanings | None:
+        """What finds out what requests for the model `name` are about, if it wants that. Raises `ConfigError`."""
+        model = self.settings.models[name]
+        priorities = [target.priority for target in model.targets]
+        if model.balance != "semantic" or model.semantic is None or len(set(priorities)) == len(priorities):
+            return None  # or there is nothing to compare
+        asked = self.routes.resolve(model.semantic.model)
+        able = (self._providers[one.provider].for_model(one.model).capabilities.operations for one in asked.targets)
+        if not any("embeddings" in operations for operations in able):
+            text = f"[models.{name}] semantic: no target of the model '{asked.name}' makes embeddings"
+            raise ConfigError([text])
+        return Meanings(
+            model.semantic, [target.description for target in model.targets], partial(self._report_meaning, name)
+        )
+
+    async def _enter_guards(self, caller: Caller, key: str | None, exchange: Exchange, plan: Plan) -> Plan:
+        """What is to be done when the guards have seen the request."""
+        guarding = exchange.guarding = Guarding([self._guards[name] for name in plan.model.guards], self.desk(exchange))
+        request = await guarding.enter(plan.request)
+        journey = self._journey(request, plan.model, caller, key, stream=plan.stream)
+        plan = msgspec.structs.replace(plan, request=request, journey=journey)
+        return await self._find_meaning(caller, key, exchange, plan) if plan.model.name in self._meanings else plan
+
+    async def _find_meaning(self, caller: Caller, key: str | None, exchange: Exchange, plan: Plan) -> Plan:
+        """`plan`, with targets in the order of their nearness to what is asked."""
+        near = await self._meanings[plan.model.name].similarities(plan.request, self.desk(exchange))
+        if not near:
+            return plan
+        journey = self._journey(plan.request, plan.model, caller, key, stream=plan.stream, similarities=near)
+        return msgspec.structs.replace(plan, journey=journey)
+
+    def _report_meaning(self, model: str, result: str, reason: str | None) -> None:
+        self.metrics.meaning(model, result)
+        if reason is not None:
+            self._log.warning("semantic balance failed, targets take turns", model=model, reason=reason)
+
     def _journey(
-        self, request: ChatRequest, model: ModelSettings, caller: Caller, key: KeySettings | None, *, stream: bool
+        self,
+        request: ChatRequest,
+        model: ModelSettings,
+        caller: Caller,
+        key: str | None,
+        *,
+        stream: bool,
+        similarities: Sequence[float] = (),
     ) -> Journey:
         router, healths, hedges = self._routing(model)
         # Only a target that says how much it holds needs to know how long the prompt is.
         is_measured = any(target.max_context is not None for target in model.targets)
         tokens = count_prompt(request.fields, request.operation, None) if is_measured else 0
-        facts = partial(facts_of, request, model, caller, key=key.name if key is not None else None, tokens=tokens)
+        facts = partial(facts_of, request, model, caller, key=key, tokens=tokens, similarities=similarities)
         refusal = None if router.is_plain else router.refusal(facts())
         if refusal is not None:
             raise refusal
@@ -343,8 +454,8 @@ class Gateway:
         if model.unsupported != request.unsupported:
             request = replace(request, unsupported=model.unsupported)
         capabilities = target.provider.capabilities
-        can_stream = request.operation != "embeddings" and not capabilities.never_streams
-        return Leg(
+        can_stream = request.can_stream and not capabilities.never_streams
+        leg = Leg(
             index=index,
             target=target,
             request=request,
@@ -354,6 +465,10 @@ class Gateway:
             encoding=self.tokenizers.for_model(target.model),
             can_prefill=_can_prefill(model.targets[index], capabilities),
         )
+        credentials = self._credentials.get(model.targets[index].provider)
+        if credentials is None or override is not None:
+            return leg
+        return leg.with_credential(credentials.take(trio.current_time()))
 
     def _target(self, model: ModelSettings, index: int, caller: Caller = NOBODY) -> Target:
         chosen = model.targets[index]
@@ -375,13 +490,25 @@ class Gateway:
         answer = None
         if stream:
             # What the provider itself streams on the client's wire passes as it is; all else is our own writing.
-            own = leg.target.provider.wire != exchange.dialect.wire or not leg.ask_stream
+            guarding = exchange.guarding
+            is_screened = guarding is not None and guarding.looks_at_answers
+            own = leg.target.provider.wire != exchange.dialect.wire or not leg.ask_stream or is_screened
+            if guarding is not None and guarding.changes_the_form:
+                return Scrutiny(None, partial(self._report_violation, exchange.request_id, leg.target.provider.name))
             answer = exchange.dialect.grammar(include_usage=not hide_usage, own=own)
         return Scrutiny(answer, partial(self._report_violation, exchange.request_id, leg.target.provider.name))
 
     def _report_violation(self, request_id: str, provider: str, side: str, violation: str) -> None:
         self.metrics.violation(side, provider)
         self._log.error("illegal stream", request_id=request_id, provider=provider, side=side, violation=violation)
+
+    def _report_credential(self, provider: str, place: int, reason: str | None) -> None:
+        """One of several credentials is out, or in again if there is no `reason`."""
+        if reason is None:
+            self._log.info("credential in again", provider=provider, credential=place)
+            return
+        self.metrics.credential_out(provider, place, reason)
+        self._log.warning("credential out", provider=provider, credential=place, reason=reason)
 
     def record(self, exchange: Exchange, client: Client) -> None:
         """Write the books: once for every exchange, when it has ended."""
@@ -419,6 +546,9 @@ class Gateway:
             bytes_out=client.bytes_out,
             chunks_out=client.chunks_out,
             malformed_events=exchange.malformed,
+            parent=exchange.parent,
+            guard=exchange.guard,
+            guards=exchange.guarding.finish_books() if exchange.guarding is not None else [],
         )
         self._ledger.put(record)
         self.metrics.record(record, meter.gaps if meter is not None else None)
@@ -449,6 +579,10 @@ def _in_use(slots: Slots) -> int:
 
 def _waiting(slots: Slots) -> int:
     return slots.waiting
+
+
+def _usable(credentials: Credentials) -> int:
+    return credentials.ring.usable(trio.current_time())
 
 
 def _connections(client: UpstreamClient) -> int:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_ai_proxy.config import Explanation, check_bind, default_settings, explain, load_settings
+from trio_ai_proxy.config import Explanation, check_bind, default_settings, explain, guard_problems, load_settings
 from trio_ai_proxy.errors import ConfigError
 from trio_ai_proxy.gateway import Gateway
 from trio_ai_proxy.providers.table import KINDS, build_provider
@@ -33,7 +33,7 @@ from trio_ai_proxy.telemetry.log import bind_facts
 from trio_ai_proxy.upstream.resolver import install_resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from trio_ai_proxy.settings import Settings
 
@@ -62,9 +62,10 @@ def read_settings(path: str | None, environ: Mapping[str, str]) -> tuple[Setting
 
 
 def _try_providers(settings: Settings, file: str) -> None:
-    """Build every provider once: what only its own wire can find wrong (a key that is no key, an address that does not fit)
-    is found with the rest, before anything is served. Raises `ConfigError`."""
+    """Build every provider once: what only its own wire can find wrong (a key that is no key, an address that does not fit, a
+    guard's model that cannot do what the guard asks) is found with the rest, before anything is served. Raises `ConfigError`."""
     problems = []
+    operations: dict[tuple[str, str], Collection[str]] = {}
     for provider in settings.providers.values():
         models = {
             target.model
@@ -75,9 +76,11 @@ def _try_providers(settings: Settings, file: str) -> None:
         try:
             built = build_provider(provider)
             for model in sorted(models):
-                built.for_model(model)
+                operations[provider.name, model] = built.for_model(model).capabilities.operations
         except ConfigError as error:
             problems += [f"{file}: {problem}" for problem in error.problems]
+    if not problems:
+        problems = [f"{file}: {problem}" for problem in guard_problems(settings, operations)]
     if problems:
         raise ConfigError(problems)
 

@@ -12,7 +12,7 @@ import trio
 from support.exchanges import DONE as DONE_FRAME
 from support.exchanges import ROLE, STOP, delta
 from support.failover import WHOLE, WORDS, answer, broken
-from support.standing import DONE, Answer, HeldPort, ask, chat, eventually, idle, standing, wire
+from support.standing import DONE, Answer, HeldPort, ask, chat, data_of, eventually, idle, standing, text_of, wire
 
 from trio_ai_proxy.testing import RawClient, Script, ScriptedServer, Step, openai_answer, openai_error
 
@@ -60,6 +60,11 @@ window = "5ms"
 kind = "openai"
 base_url = "{first.url}/v1"
 api_key = "sk-first"
+[providers.stock]
+kind = "openai"
+base_url = "{first.url}/v1"
+api_key = "sk-first"
+transport = "httpx"
 [providers.second]
 kind = "openai"
 base_url = "{second.url}/v1"
@@ -71,6 +76,11 @@ api_key = "sk-second"
     config += MODEL.format(name="hedged", retries=0, more=patient, prefill="false")
     breaker = 'breaker = { failures = 2, rate = 1, window = "1s", open = "800ms" }'
     config += MODEL.format(name="flapping", retries=0, more=breaker, prefill="false")
+    held = MODEL.replace('"splice"', '"hold"')
+    config += held.format(name="held", retries=0, more="hold_for = 0.3", prefill="false")
+    config += held.format(name="held-stock", retries=0, more="hold_for = 0.3", prefill="false").replace(
+        "first", "stock"
+    )
     with closing(first), closing(second), standing(config) as gateway:
         yield House(gateway, first, second)
 
@@ -303,3 +313,48 @@ async def test_client_s_own_deadline(house: House) -> None:
         assert 0.4 < got.seconds < 3
         got = await ask(house.gateway, chat("Explain.", model="pair"), headers=[("x-request-timeout", "soon")])
         assert (got.status, got.error["param"]) == (400, "x-request-timeout")
+
+
+HOLDING = pytest.mark.parametrize("model", ["held", "held-stock"])
+
+
+@HOLDING
+@pytest.mark.parametrize("cut", ["fin", "rst"])
+async def test_cut_while_the_beginning_is_held_back_is_not_seen(house: House, model: str, cut: str) -> None:
+    async with playing(house, wire(broken(9, words=["Wrong"] * 9, pause=0.001), cut=cut), answer(pause=0)) as providers:
+        got = await streaming(house, model)
+        assert_whole(got)
+        assert b"Wrong" not in got.body
+        assert (got.header("x-llm-provider"), got.header("x-llm-attempts")) == ("second", "2")
+        assert [len(asked) for asked in providers.asked.values()] == [1, 1]
+    record = await house.gateway.record(got.request_id)
+    assert [(row["kind"], row["outcome"], row["answered"]) for row in record["attempts"]] == [
+        ("first", "upstream_truncated", False), ("next", "completed", True),
+    ]  # fmt: skip
+    assert record["attempts"][0]["completion_tokens"] >= 9
+
+
+@HOLDING
+async def test_what_is_held_back_is_passed_on_while_the_provider_is_silent_and_nothing_is_lost(
+    house: House, model: str
+) -> None:
+    steps = [Step(0, delta(ROLE)), *(Step(0.001, delta(word)) for word in WORDS[:5])]
+    steps += [Step(0.5, delta("".join(WORDS[5:]))), Step(0, STOP + DONE_FRAME)]
+    async with playing(house, Script(steps=lambda: iter(steps)), answer(pause=0)) as providers:
+        async with RawClient("127.0.0.1", house.gateway.port) as client:
+            await client.post("/v1/chat/completions", json=chat("Explain.", model=model))
+            await client.read_head()
+            chunks = await client.read_body()
+        body = b"".join(chunk.data for chunk in chunks)
+        assert chunks[-1].at - chunks[0].at > 0.1  # what was held came before the provider went on
+        assert b"".join(data_of(chunks[0].data)).count(b'"content"') == 6
+        assert (text_of(body), data_of(body)[-1]) == (WHOLE, DONE)
+        assert providers.asked["second"] == []
+
+
+@HOLDING
+async def test_cut_after_that_is_spliced(house: House, model: str) -> None:
+    async with playing(house, wire(broken(40, pause=0.012)), answer(pause=0)):
+        got = await streaming(house, model)
+        assert_whole(got)
+        assert got.header("x-llm-attempts") == "1"

@@ -28,6 +28,7 @@ class KindOfTest:
     credential_keys: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     signs: bool = False
+    embedded: bool = False
 
 
 KINDS = {

@@ -17,6 +17,7 @@ import httpx
 import trio
 
 from trio_ai_proxy.settings import (
+    GuardSettings,
     KeySettings,
     ModelSettings,
     ProviderSettings,
@@ -67,6 +68,7 @@ class Bench:
     model          fields of the model's settings
     server         fields of the server's settings
     keys, target   as in the settings; `target` is the provider's name for the model
+    guards         the guards of the model, in their order; where there are some there is also a model "judge" without any
 
     `records` are the exchange records, in the order in which they were written.
     """
@@ -81,6 +83,7 @@ class Bench:
         server: dict[str, Any] | None = None,
         keys: tuple[KeySettings, ...] = (),
         target: str = "gpt-4o",
+        guards: tuple[GuardSettings, ...] = (),
     ) -> None:
         never = dict.fromkeys(("connect", "first_token", "idle", "total", "queue", "body", "stall", "abandoned"), 3e3)
         deadlines = Timeouts(**{**never, **(timeouts or {})})
@@ -96,14 +99,19 @@ class Bench:
         targets = (TargetSettings(provider="scripted", model=target),)
         # One attempt, unless a test is about more.
         plain = {"name": "gpt-4o", "targets": targets, "timeouts": deadlines, "retries": 0}
-        answering = ModelSettings(**{**plain, **(model or {})})
+        answering = ModelSettings(**{**plain, "guards": tuple(guard.name for guard in guards), **(model or {})})
+        asked = TargetSettings(provider="scripted", model="judge")
+        models = {"gpt-4o": answering}
+        if guards:
+            models["judge"] = ModelSettings(**{**plain, "name": "judge", "targets": (asked,)})
         self.settings = Settings(
             server=ServerSettings(**(server or {})),
             tokens=TokenSettings(load_timeout=0),
             timeouts=deadlines,
             providers={"scripted": account},
-            models={"gpt-4o": answering},
+            models=models,
             keys=keys,
+            guards={guard.name: guard for guard in guards},
         )
         self.transport = answer if isinstance(answer, httpx.AsyncBaseTransport) else ScriptedTransport(_script(answer))
         self.transports: dict[str, httpx.AsyncBaseTransport] = {"scripted": self.transport}
@@ -146,13 +154,13 @@ class Bench:
         assert gateway.live.abandoned == 0
         page = gateway.metrics.render()[0].decode()
         assert "\ntrio_ai_proxy_exchanges_in_flight 0.0\n" in page
-        for name, transport in self.transports.items():
-            slots = gateway._slots[name]
+        for transport in self.transports.values():
+            if isinstance(transport, ScriptedTransport):
+                assert transport.open_responses == 0
+        for name, slots in gateway._slots.items():
             assert (slots.in_use, slots.waiting) == (0, 0)
             for gauge in (f'slots_in_use{{provider="{name}"}}', f'slots_waiting{{provider="{name}"}}'):
                 assert f"\ntrio_ai_proxy_{gauge} 0.0\n" in page
-            if isinstance(transport, ScriptedTransport):
-                assert transport.open_responses == 0
         for _, healths, _ in gateway._routers.values():
             for health in healths:
                 assert health.in_flight == 0

@@ -27,6 +27,7 @@ ASKED: dict[Operation, dict[str, Any]] = {
     "chat": {"messages": [{"role": "user", "content": "hi"}]},
     "completions": {"prompt": "hi"},
     "embeddings": {"input": ["hi"]},
+    "moderations": {"input": "hi"},
 }
 
 

@@ -12,7 +12,7 @@ FIELDS = [
     "time", "request_id", "key", "dialect", "model", "provider", "target_model", "stream", "outcome", "detail", "phase",
     "status", "attempts", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens",
     "cache_write_tokens", "usage_source", "cost", "ttft_ms", "duration_ms", "upstream_released_ms", "bytes_out", "chunks_out",
-    "malformed_events",
+    "malformed_events", "parent", "guard", "guards",
 ]  # fmt: skip
 ATTEMPT_FIELDS = [
     "provider", "model", "outcome", "milliseconds", "prompt_tokens", "completion_tokens", "kind", "answered",

@@ -18,6 +18,7 @@ from trio_ai_proxy.chat.events import (
     Failed,
     Finished,
     LogProbabilities,
+    Moderated,
     ReasoningDelta,
     ReasoningSealed,
     RefusalDelta,
@@ -71,6 +72,7 @@ def test_an_answer_that_breaks_off_is_legal_as_far_as_it_goes_and_not_as_a_whole
         [BEGUN, ToolCallDelta(0, "c", "f", '{"half'), Finished("length"), END],
         [BEGUN, TextDelta("a", 1), TextDelta("b", 0), Finished("stop", 1), Finished("stop", 0), END],
         [BEGUN, Embedded("AACAPw=="), Embedded([1.0], 1), USAGE, END],
+        [BEGUN, Moderated({"flagged": True}), Moderated({"flagged": False}, 1), END],
     ],
 )
 def test_legal(events: list[Event]) -> None:
@@ -120,7 +122,10 @@ def test_legal(events: list[Event]) -> None:
         ([BEGUN, UsageReported(TokenUsage(1, 1, 2, 0, 2))], "more reasoning"),
         ([BEGUN, Embedded([1.0], 1)], "of input 1 where 0"),
         ([BEGUN, Embedded([])], "is empty"),
-        ([BEGUN, Embedded([1.0]), TEXT], "among embeddings"),
+        ([BEGUN, Embedded([1.0]), TEXT], "TextDelta in an answer with Embedded"),
+        ([BEGUN, Embedded([1.0]), Moderated({"flagged": False})], "Moderated in an answer with Embedded"),
+        ([BEGUN, Moderated({})], "is empty"),
+        ([BEGUN, Moderated({"flagged": True}, 1)], "Moderated of input 1 where 0"),
         ([BEGUN, TEXT, Embedded([1.0])], "with choices"),
     ],
 )

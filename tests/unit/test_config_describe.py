@@ -29,7 +29,8 @@ balance = "consistent_hash"
 hash_on = "x-session"
 retries = 2
 hedge_after = "p95"
-continuation = "splice"
+continuation = "hold"
+hold_for = 0.5
 breaker = { rate = 0.25, open = 40 }
 options = { temperature = 0.2, user = "${OPENAI_API_KEY}" }
 [[models."gpt-4o".targets]]
@@ -74,7 +75,7 @@ model gpt-4o
   deadlines           connect 5s, first_token 2m, idle 1m, total 15m, queue 10s, body 30s, stall 30s, abandoned 30s
   limits              up to 8000 tokens, header x-tier: gold*, keys team-*, no tools, prefill
   balance             consistent_hash on x-session
-  failover            retries 2 · hedge after p95, at most 10% more calls · continuation splice · malformed_limit 3
+  failover            retries 2 · hedge after p95, at most 10% more calls · continuation hold (4KiB or 500ms) · malformed_limit 3
   breaker             5 failures, or 25% within 30s; then a probe at least every 40s
   response_streaming  allow
   on_disconnect       grace of 5s

@@ -53,7 +53,7 @@ model = "gpt-4"
         'did you mean "openai"?',
         'config.toml:10: environment variable NOPE, which provider "openai" needs for `api_key`, is not set; '
         "set it before the start (export NOPE=…) or remove the models that use this provider.",
-        "config.toml:12: `guards` is not built yet; remove it.",
+        'config.toml:12: `guards` in [models."gpt-4.1"] must be an array, not a whole number.',
         'config.toml:13: `response_streaming` in [models."gpt-4.1"] must be "allow", "deny" or "always", not "alow".',
         'config.toml:14: `model` in [[models."gpt-4.1".targets]] must not be empty.',
         'config.toml:14: model "gpt-4.1" refers to the provider "opena", which is not configured; '

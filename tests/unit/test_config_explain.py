@@ -55,6 +55,8 @@ model = "vip"
 match = { headers = { x-tier = "gold*" }, keys = ["team-*"] }
 
 [models.wordless]
+continuation = "hold"
+hold_bytes = "64KiB"
 targets = [{ provider = "two", model = "claude" }]
 
 [models.picky]
@@ -106,6 +108,7 @@ def test_targets_come_in_the_order_in_which_they_are_asked_and_the_others_say_wh
     for said in ("model     both", "chat, streamed", "up to 1 retry", "after 2s", "continued", "/targets"):
         assert said in explanation.text
     assert "marker" not in explanation.text
+    assert "the answer's first 64KiB or 2s are held back" in ask(model="wordless").text
 
 
 def test_a_key_and_a_header_open_what_is_meant_for_them() -> None:
@@ -179,3 +182,32 @@ def test_names_that_nobody_has_configured_go_where_they_go() -> None:
     settings = replace(settings, pass_through="openai")
     providers = {"openai": build_provider(settings.providers["openai"])}
     assert rows(explain(settings, providers, model="anything"))[0][:2] == ("1", "openai/anything")
+
+
+def test_a_balance_by_meaning_is_told_and_nobody_is_asked() -> None:
+    text = f"""{TEXT}
+[models.vectors]
+targets = [{{ provider = "one", model = "embed" }}]
+[models.team]
+balance = "semantic"
+semantic = {{ model = "vectors", threshold = 0.4, timeout = "300ms" }}
+[[models.team.targets]]
+provider = "one"
+model = "coder"
+description = "programs"
+[[models.team.targets]]
+provider = "two"
+model = "claude"
+"""
+    explanation = ask(model="team", text=text)
+    assert reasons(explanation)["one/coder"].startswith("priority 0, semantic, weight 1")
+    for said in (
+        "`vectors` embeds the text of the user's last message",
+        "at a similarity of 0.4 or more; below that two/claude; the others follow by nearness.",
+        'Described: one/coder ("programs").',
+        "by weight, as it is where there are no vectors within 300ms.",
+    ):
+        assert said in explanation.text
+    assert "By meaning" not in ask(model="both").text
+    nobody = text.replace('[[models.team.targets]]\nprovider = "two"\nmodel = "claude"\n', "")
+    assert "or more; below that too; the others follow" in ask(model="team", text=nobody).text

@@ -7,7 +7,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pytest
 from support.config_file import load
@@ -24,7 +24,10 @@ from trio_ai_proxy.config import (
 )
 from trio_ai_proxy.config.fields import NOT_BUILT, Block, Key, Listing, Named, Shape, keys_of, shape_of
 from trio_ai_proxy.providers.table import KINDS as PROVIDER_TABLE
-from trio_ai_proxy.settings import AdminSettings, ServerSettings, Settings, Timeouts, TokenSettings
+from trio_ai_proxy.settings import AdminSettings, GuardKind, ServerSettings, Settings, Timeouts, TokenSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 ROOT = Path(__file__).parents[2]
 STALE = "the settings types have changed: run `trio-ai-proxy docs` to rewrite docs/configuration.md and the schema"
@@ -86,14 +89,16 @@ def test_every_key_is_in_the_reference_and_every_key_to_come_is_listed_as_such()
 
 def test_a_key_of_some_kinds_names_them_in_the_reference_and_in_the_schema() -> None:
     page = reference_markdown()
-    properties = json.loads(json_schema())["definitions"]["ProviderSettings"]["properties"]
-    for _, key in every_key():
+    definitions = json.loads(json_schema())["definitions"]
+    known: dict[str, Collection[str]] = {"ProviderSettings": PROVIDER_TABLE, "GuardSettings": get_args(GuardKind)}
+    for settings_type, key in every_key():
         if key.kinds:
+            assert set(key.kinds) <= set(known[settings_type])
+            rows = [line for line in page.splitlines() if line.startswith(f"| `{key.name}` |") and " Kind `" in line]
+            assert len(rows) == 1
             for kind in key.kinds:
-                assert kind in PROVIDER_TABLE
-                [row] = [line for line in page.splitlines() if line.startswith(f"| `{key.name}` |")]
-                assert f"`{kind}`" in row
-                assert kind in properties[key.name]["description"]
+                assert f"`{kind}`" in rows[0]
+                assert kind in definitions[settings_type]["properties"][key.name]["description"]
 
 
 def test_every_key_has_a_line_of_documentation_that_fits_a_table() -> None:
@@ -190,14 +195,20 @@ def test_the_schema_accepts_what_the_loader_accepts(text: str) -> None:
         "[models.x]\nguards = 1\ntargets = []",
         "[models.x]\nhedge_after = 'p96'\ntargets = []",
         "[models.x]\nhedge_budget = 1.5\ntargets = []",
-        "[models.x]\nbalance = 'semantic'\ntargets = []",
-        "[models.x]\ncontinuation = 'hold'\ntargets = []",
+        "[models.x]\nsemantic = {}\ntargets = []",
+        "[models.x]\nsemantic = { model = 'v', threshold = 2 }\ntargets = []",
+        "[models.x]\ncontinuation = 'keep'\ntargets = []",
         "[breaker]\nrate = 0",
         "[[keys]]\nname = 'a'",
         "[[keys]]\nname = 'a'\nsecret = 's'\nsha256 = '" + "0" * 64 + "'",
         "[[keys]]\nname = 'a'\nsha256 = 'x'",
         "[providers.x]",
         "[[routes]]\npath = '/x'\nroute_type = 'preserve'",
+        "[guards.x]",
+        "[guards.x]\nkind = 'redakt'",
+        "[guards.x]\nkind = 'redact'\npatterns = [{ regex = 'x' }]",
+        "[guards.x]\nkind = 'template'\ntemplates = { a = { prompt = 'x', messages = [] } }",
+        "[guards.x]\nkind = 'decorate'\nprepend = [{ role = 'tool', content = 'x' }]",
     ],
 )
 def test_the_schema_refuses_what_the_loader_refuses(text: str) -> None:
@@ -213,6 +224,8 @@ def test_the_schema_refuses_what_the_loader_refuses(text: str) -> None:
         "[timeouts]\nidle = '${IDLE}'",
         "[server]\ndrain = 0\nh2c = '${H2C}'",
         "[admin]\nbind = ''",
+        "[guards.x]\nkind = 'redact'\npatterns = ['email', { name = 'a', regex = 'x' }, '${P}']",
+        "[guards.x]\nkind = 'template'\ntemplates = { a = 'x {{y}}', b = { prompt = 'x' } }",
     ],
 )
 def test_the_schema_accepts_variables(text: str) -> None:
@@ -251,7 +264,8 @@ def test_the_shipped_file_shows_the_defaults() -> None:
 def test_what_the_shipped_file_mentions_works_when_it_is_switched_on() -> None:
     text = switched_on(shipped())
     text = text.replace('transport = "own"', 'transport = "httpx"')  # which a proxy needs
-    settings, notes = load(text, {"OPENAI_API_KEY": "k", "COMPANY_KEY": "k", "TEAM_A_KEY": "k"})
+    several = {"OPENAI_KEY_A": "a", "OPENAI_KEY_B": "b"}
+    settings, notes = load(text, {"OPENAI_API_KEY": "k", "COMPANY_KEY": "k", "TEAM_A_KEY": "k", **several})
     assert notes == []
     assert [key.name for key in settings.keys] == ["team-a", "team-b"]
     assert [route.path for route in settings.routes] == ["/my-chat"]

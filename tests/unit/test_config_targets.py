@@ -67,6 +67,7 @@ def test_what_nobody_says_has_its_default() -> None:
     model = settings.models["m"]
     assert (model.balance, model.retries, model.hedge_after, model.hedge_budget) == ("weighted", 1, None, 0.1)
     assert (model.continuation, model.hash_on, model.malformed_limit) == ("off", None, 3)
+    assert (model.hold_bytes, model.hold_for) == (4096, 2.0)
     assert model.breaker == BreakerSettings(failures=5, rate=0.5, window=30.0, open=15.0)
 
 
@@ -80,12 +81,18 @@ def test_what_nobody_says_has_its_default() -> None:
             '`balance` in [models.m] = "consistent_hash" needs `hash_on` beside it: "key", "prefix" or the name of a header.',
         ),
         ('hash_on = "prefix"', '`hash_on` in [models.m] needs `balance = "consistent_hash"`.'),
-        ('balance = "semantic"', '`balance` in [models.m] = "semantic" is not built yet; choose another.'),
-        ('continuation = "hold"', '`continuation` in [models.m] = "hold" is not built yet; choose another.'),
+        (
+            'balance = "semantic"',
+            '`balance` in [models.m] = "semantic" needs `semantic = { model = "…" }` beside it, which makes embeddings.',
+        ),
+        ("semantic = { model = 'v' }", '`semantic` in [models.m] needs `balance = "semantic"`.'),
+        ("hold_for = 1", '`hold_for` in [models.m] needs `continuation = "hold"`.'),
+        ('hold_bytes = 1\ncontinuation = "splice"', '`hold_bytes` in [models.m] needs `continuation = "hold"`.'),
+        ('hold_bytes = 0\ncontinuation = "hold"', "`hold_bytes` in [models.m] must be more than zero, not 0."),
         (
             'balance = "round"',
-            '`balance` in [models.m] must be "weighted", "least_in_flight", "lowest_latency", "lowest_usage" or '
-            '"consistent_hash", not "round".',
+            '`balance` in [models.m] must be "weighted", "least_in_flight", "lowest_latency", "lowest_usage", '
+            '"consistent_hash" or "semantic", not "round".',
         ),
         ("retries = -1", "`retries` in [models.m] must be a whole number of at least 0, not -1."),
         ("breaker = { rate = 0 }", "`rate` in [models.m.breaker] must be a number above 0 and at most 1, not 0."),
@@ -184,5 +191,6 @@ def test_a_target_for_clients_that_nobody_has_configured_is_refused() -> None:
 
 
 def test_a_fault_of_a_value_is_not_said_twice() -> None:
-    text = f"{PROVIDERS}[models.m]\n{TWO}\nbalance = 'semantic'\nhash_on = 'prefix'\n"
-    assert problems(text) == ['config.toml:7: `balance` in [models.m] = "semantic" is not built yet; choose another.']
+    text = f"{PROVIDERS}[models.m]\n{TWO}\nbalance = 'round'\nhash_on = 'prefix'\nsemantic = {{ model = 'v' }}\n"
+    [problem] = problems(text)
+    assert problem.startswith("config.toml:7: `balance` in [models.m] must be ")

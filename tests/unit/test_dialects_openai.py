@@ -179,6 +179,13 @@ class TestChat:
     def test_messages_are_a_list_of_objects_with_a_role(self, messages: Any, param: str) -> None:
         assert refused(CHAT, body(CHAT, messages=messages)).param == param
 
+    def test_a_reference_to_a_template_may_stand_in_their_place(self) -> None:
+        """A guard puts messages there; the gateway refuses it for a model that has no such guard."""
+        request = CHAT.parse_request(body(CHAT, messages="{template://a b}"))
+        assert request.fields["messages"] == "{template://a b}"
+        for messages in ("{template://}", "{template://a} ", "{template://a{b}", ["{template://a}"]):
+            assert refused(CHAT, body(CHAT, messages=messages)).param in ("messages", "messages.0")
+
     def test_messages_twice_are_refused(self) -> None:
         assert refused(CHAT, b'{"messages":[],' + body(CHAT)[1:]).param == "messages"
 

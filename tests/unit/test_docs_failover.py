@@ -10,6 +10,7 @@ import pytest
 
 from trio_ai_proxy.config import load_settings
 from trio_ai_proxy.errors import (
+    Crowded,
     InvalidRequest,
     Overloaded,
     ProxyError,
@@ -103,7 +104,7 @@ OUTCOMES: dict[str, tuple[list[ProxyError], int]] = {
         ],
         1,
     ),
-    "no slot of ours within `queue`": ([Overloaded("")], 1),
+    "no slot of ours within `queue`, or a full queue": ([Overloaded(""), Crowded("")], 1),
     "a field that this provider has no word for": ([InvalidRequest("")], 1),
     "`total` is over": ([UpstreamTimeout("total", 5, "")], 1),
 }

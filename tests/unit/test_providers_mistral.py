@@ -12,7 +12,14 @@ from support.provider_streams import asked, provider
 from trio_ai_proxy.chat.fields import FIELDS, Fate
 from trio_ai_proxy.errors import ConfigError, InvalidRequest
 from trio_ai_proxy.providers.mistral import MistralProvider
-from trio_ai_proxy.providers.mistral_request import EMBEDDING_FATES, FATES, FIM_FATES, TEXT_FATES, call_id
+from trio_ai_proxy.providers.mistral_request import (
+    EMBEDDING_FATES,
+    FATES,
+    FIM_FATES,
+    MODERATION_FATES,
+    TEXT_FATES,
+    call_id,
+)
 from trio_ai_proxy.providers.openai import OpenAIProvider
 from trio_ai_proxy.providers.table import KINDS, class_of
 from trio_ai_proxy.settings import ProviderSettings
@@ -43,7 +50,8 @@ class TestAddressAndHead:
     @pytest.mark.parametrize(
         ("operation", "fields", "path"),
         [("chat", {}, "/chat/completions"), ("completions", {}, "/chat/completions"),
-         ("completions", {"suffix": "}"}, "/fim/completions"), ("embeddings", {}, "/embeddings")],
+         ("completions", {"suffix": "}"}, "/fim/completions"), ("embeddings", {}, "/embeddings"),
+         ("moderations", {}, "/moderations")],
     )  # fmt: skip
     def test_follow_the_operation(self, operation: Any, fields: Any, path: str) -> None:
         assert prepare(operation, **fields).url == f"https://api.mistral.ai/v1{path}"
@@ -139,7 +147,13 @@ class TestFields:
 
     @pytest.mark.parametrize(
         ("fates", "operation"),
-        [(FATES, "chat"), (TEXT_FATES, "completions"), (FIM_FATES, "completions"), (EMBEDDING_FATES, "embeddings")],
+        [
+            (FATES, "chat"),
+            (TEXT_FATES, "completions"),
+            (FIM_FATES, "completions"),
+            (EMBEDDING_FATES, "embeddings"),
+            (MODERATION_FATES, "moderations"),
+        ],
     )
     def test_fates_are_known_ones_and_all_but_extras_are_openais(self, fates: Any, operation: Any) -> None:
         assert set(fates.values()) <= set(get_args(Fate))
@@ -273,3 +287,10 @@ class TestCompletionsAndEmbeddings:
             prepare("embeddings", input=[1])
         with pytest.raises(InvalidRequest):
             prepare("embeddings", dimensions="x")
+
+    def test_texts_to_be_judged(self) -> None:
+        assert sent("moderations", input="a") == {"model": "mistral-large-latest", "input": ["a"]}
+        with pytest.raises(InvalidRequest, match='"input" must be a text'):
+            prepare("moderations", input=[{"role": "user", "content": "a"}])
+        with pytest.raises(InvalidRequest, match='does not support "threshold"'):
+            prepare("moderations", threshold=0.5)

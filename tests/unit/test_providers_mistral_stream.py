@@ -23,6 +23,7 @@ from trio_ai_proxy.chat.events import (
     Failed,
     Finished,
     LogProbabilities,
+    Moderated,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -156,6 +157,17 @@ class TestEmbeddings:
             Embedded([1.5], 0),
             Embedded([2.0], 1),
             UsageReported(TokenUsage(3, 0, 3)),
+            Ended(),
+        ]
+
+
+class TestModerations:
+    def test_are_openais_with_a_word_on_whether_something_was_found(self) -> None:
+        result = {"categories": {"pii": True, "law": False}, "category_scores": {"pii": 0.9, "law": 0.1}}
+        body = {"id": "m", "model": "mistral-moderation-latest", "results": [result]}
+        assert read(body, "moderations") == [
+            Started("m", "mistral-moderation-latest"),
+            Moderated({**result, "flagged": True}),
             Ended(),
         ]
 

@@ -19,6 +19,7 @@ from trio_ai_proxy.chat.events import (
     Failed,
     Finished,
     LogProbabilities,
+    Moderated,
     ReasoningDelta,
     ReasoningSealed,
     Started,
@@ -26,6 +27,7 @@ from trio_ai_proxy.chat.events import (
     ToolCallDelta,
     UsageReported,
 )
+from trio_ai_proxy.chat.fold import Fold
 from trio_ai_proxy.chat.grammar import EventGrammar, IllegalSequence
 from trio_ai_proxy.chat.usage import TokenUsage
 from trio_ai_proxy.errors import TruncatedStream, UpstreamProtocolError
@@ -469,6 +471,41 @@ class TestEmbeddings:
     def test_that_are_none_are_refused(self, data: Any) -> None:
         with pytest.raises(UpstreamProtocolError):
             self.read(data=data)
+
+    def test_error_in_their_place_is_one(self) -> None:
+        (failed,) = self.read(error={"message": "m"})
+        assert isinstance(failed, Failed)
+
+
+class TestModerations:
+    RESULT: ClassVar[dict[str, Any]] = {"flagged": True, "categories": {"hate": True}, "category_scores": {"hate": 0.9}}
+
+    def read(self, **more: Any) -> list[Event]:
+        return read_answer("moderations", json.dumps({"id": "modr-1", "model": "m", **more}).encode(), str)
+
+    def test_are_read_in_the_order_of_the_inputs(self) -> None:
+        calm = {**self.RESULT, "flagged": False}
+        events = checked(self.read(results=[self.RESULT, calm]))
+        assert events == [Started("modr-1", "m"), Moderated(self.RESULT), Moderated(calm, 1), Ended()]
+        gathered = Fold()
+        for event in events:
+            gathered.add(event)
+        assert gathered.answer().moderations == [self.RESULT, calm]
+
+    def test_say_that_something_was_found_where_the_provider_only_says_what(self) -> None:
+        for found in (True, False):
+            bare = {"categories": {"pii": found, "law": False}, "category_scores": {"pii": 0.5}}
+            [_, judged, _] = self.read(results=[bare])
+            assert judged == Moderated({**bare, "flagged": found})
+
+    def test_usage_is_taken_where_it_is_told(self) -> None:
+        usage = {"prompt_tokens": 3, "total_tokens": 3}
+        assert UsageReported(TokenUsage(3, 0, 3)) in self.read(results=[self.RESULT], usage=usage)
+
+    @pytest.mark.parametrize("results", [None, [], [{}], [{"flagged": False}], [{"categories": {}}], 1, [1]])
+    def test_that_are_none_are_refused(self, results: Any) -> None:
+        with pytest.raises(UpstreamProtocolError):
+            self.read(results=results)
 
     def test_error_in_their_place_is_one(self) -> None:
         (failed,) = self.read(error={"message": "m"})

@@ -85,7 +85,8 @@ def test_what_the_page_says_is_shown_where_it_says_so(kind: str, column: str, pr
 @pytest.mark.parametrize("kind", OWN_WIRES)
 def test_what_the_table_says_of_a_kind_is_on_the_page(kind: str) -> None:
     can, shown = KINDS[kind].capabilities, PROOFS[kind]
-    assert ("embeddings" in can.operations) == ("embeddings" in shown)
+    for operation in ("embeddings", "moderations"):
+        assert (operation in can.operations) == (operation in shown)
     assert can.prefill == ("prefill" in shown)
     for word, column in (("tools", "tools"), ("images", "images"), ("json_schema", "schema")):
         assert getattr(can, word) == (column in shown), word

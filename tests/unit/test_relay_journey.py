@@ -69,7 +69,7 @@ class Way:
             raise InvalidRequest(f"Not {index}.")
         self.stand_ins.append((index, is_stand_in))
         request = ChatRequest("chat", "m", True, False, {"messages": []})
-        made = SimpleNamespace(index=index, request=request, ask_stream=True, override=None, begun="")
+        made = SimpleNamespace(index=index, request=request, ask_stream=True, override=None, begun="", credential=None)
         return cast("Leg", made)
 
     def after(self, leg: Leg, error: ProxyError, *, left: float = 100.0) -> tuple[int, float] | None:
@@ -229,6 +229,28 @@ class TestHedge:
         held = way.budget.held
         assert way.journey.beside(way.journey.first()) is None
         assert way.budget.held == held
+
+    async def test_who_was_beaten_by_one_that_fails_comes_after_all_others(self, autojump_clock: MockClock) -> None:
+        way = Way(retries=0)
+        first = way.journey.first()
+        other = way.journey.beside(first)
+        assert other is not None
+        assert (other.index, way.after(other, CUT)) == (1, (2, 0.0))
+        third = cast("Leg", SimpleNamespace(**{**vars(other), "index": 2}))
+        assert way.after(third, CUT) == (0, 0.0)
+        assert way.after(first, CUT) is None
+
+    @pytest.mark.parametrize("is_cut", [True, False])
+    async def test_who_has_failed_was_not_beaten(self, autojump_clock: MockClock, is_cut: bool) -> None:
+        way = Way(retries=0, count=2)
+        first = way.journey.first()
+        other = way.journey.beside(first)
+        assert other is not None
+        if is_cut:
+            assert way.journey.instead(first, CUT, is_cut=True).index == 1  # type: ignore[union-attr]
+            assert way.journey.instead(other, CUT, is_cut=False) is None
+        else:
+            assert way.journey.after([(first, CUT), (other, CUT)], left=9.0) is None
 
 
 class TestTrial:

@@ -40,6 +40,13 @@ def test_what_does_not_fit_the_deadline_is_not_waited_for(retry_after: float, le
     assert wait_before(limited(retry_after), 1, left=left, random=0.0) == (retry_after if fits else None)
 
 
+@pytest.mark.parametrize("retry_after", [None, 2.0, 3600.0])
+def test_what_one_of_several_credentials_was_told_takes_the_place_of_the_error_s_own(retry_after: float | None) -> None:
+    assert wait_before(limited(retry_after), 1, left=100, random=0.5, rest=7.0) == 7.125
+    assert wait_before(limited(retry_after), 1, left=100, random=0.5, rest=0.0) == 0.125
+    assert wait_before(limited(retry_after), 1, left=100, random=0.5, rest=61.0) is None
+
+
 def test_no_pause_is_worth_it_when_nothing_is_left_after_it() -> None:
     assert wait_before(UpstreamRefused("No."), 1, left=1.0, random=0.0) == 0.0
     assert wait_before(UpstreamRefused("No."), 1, left=1.0, random=0.5) is None

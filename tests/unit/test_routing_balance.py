@@ -25,7 +25,7 @@ from trio_ai_proxy.routing.balance import (
 )
 from trio_ai_proxy.routing.health import Health
 from trio_ai_proxy.settings import Balance as BalanceName
-from trio_ai_proxy.settings import BreakerSettings, ModelSettings
+from trio_ai_proxy.settings import BreakerSettings, ModelSettings, SemanticSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -253,10 +253,16 @@ class TestSemantic:
     def test_who_is_for_all_else_goes_first_when_nothing_is_near(self) -> None:
         assert self.order(0.1, 0.4, 0.99, 0.2) == [2, 1, 3, 0]
 
-    def test_without_similarities_it_is_the_order_of_the_file(self) -> None:
-        assert self.order() == [0, 1, 2, 3]
+    def test_without_similarities_they_take_turns_by_weight(self) -> None:
+        balance, group = Semantic(), candidates(2, 1, 1, descriptions=("code", "law", None))
+        assert [take(balance, group, draw()).index for _ in range(4)] == [0, 1, 2, 0]
 
-    def test_it_remembers_nothing(self) -> None:
+    def test_its_threshold_is_the_models(self) -> None:
+        strict = ModelSettings("m", balance="semantic", semantic=SemanticSettings("v", threshold=0.95))
+        wish = Draw(0.0, 0.5, None, (0.6, 0.9, 0.0, 0.2))
+        assert take(balance_of(strict), self.GROUP, wish).index == 2
+
+    def test_it_remembers_nothing_of_who_was_near(self) -> None:
         balance, wish = Semantic(), Draw(0.0, 0.5, None, (0.6, 0.9, 0.0, 0.2))
         assert [take(balance, self.GROUP, wish).index for _ in range(3)] == [1, 1, 1]
 

@@ -38,7 +38,7 @@ def make(kind: type[Exception]) -> Exception:
 @pytest.mark.parametrize("kind", httpx_exceptions())
 def test_every_exception_of_httpx_is_caught_and_becomes_ours(kind: type[Exception]) -> None:
     assert issubclass(kind, HTTPX_ERRORS)
-    error = upstream_error(make(kind), "acme", deadline="idle", waited=1.5)
+    error = upstream_error(make(kind), "Provider 'acme'", deadline="idle", waited=1.5)
     assert isinstance(error, UpstreamError)
     assert "acme" in error.message
     assert "secret" not in error.message
@@ -69,6 +69,6 @@ def test_every_exception_of_httpx_is_caught_and_becomes_ours(kind: type[Exceptio
     ],
 )
 def test_what_each_becomes(error: Exception, expected: type[UpstreamError], message: str) -> None:
-    ours = upstream_error(error, "acme", deadline="idle", waited=1.5)
+    ours = upstream_error(error, "Provider 'acme'", deadline="idle", waited=1.5)
     assert type(ours) is expected
     assert ours.message == message

@@ -39,7 +39,7 @@ class Meter:
 
     chunks           how many observations held something generated
     ttft             seconds from the acceptance of the request to the first of them, None before it
-    gaps             seconds from one of them to the next; deltas that came in one chunk are one step
+    gaps             seconds from one of them to the next, None before a second one; deltas that came in one chunk are one step
     reported         the provider's latest own count, None before one; without a total it is of the prompt alone
     finish_reasons   choice → why it ended
     faults           how often the meter itself failed; the numbers are then too low
@@ -56,7 +56,7 @@ class Meter:
         self._last: float | None = None
         self.chunks = 0
         self.ttft: float | None = None
-        self.gaps = Histogram(INTER_TOKEN_BUCKETS)
+        self.gaps: Histogram | None = None
         self.reported: TokenUsage | None = None
         self.finish_reasons: dict[int, str] = {}
         self.faults = 0
@@ -97,6 +97,8 @@ class Meter:
                 if self._last is None:
                     self.ttft = now - self._accepted_at
                 else:
+                    if self.gaps is None:
+                        self.gaps = Histogram(INTER_TOKEN_BUCKETS)
                     self.gaps.observe(now - self._last)
                 self._last = now
         except Exception:  # noqa: BLE001 - a stream must not end because its counting did

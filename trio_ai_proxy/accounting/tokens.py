@@ -184,7 +184,8 @@ def _last_seam(text: str, start: int, stop: int) -> int | None:
 
 
 def count_prompt(fields: Mapping[str, Any], operation: Operation, encoding: Encoding | None) -> int:
-    """The tokens of a request's prompt: messages and tools of a chat, the prompt of a completion, or what is to be embedded.
+    """The tokens of a request's prompt: messages and tools of a chat, the prompt of a completion, or what is to be
+    embedded or judged.
 
     `fields` is the client's JSON object; what is of another shape than documented counts nothing and raises nothing.
     """
@@ -192,7 +193,7 @@ def count_prompt(fields: Mapping[str, Any], operation: Operation, encoding: Enco
     if operation == "completions":
         tally.prompt(fields.get("prompt"))
         tally.text(fields.get("suffix"))
-    elif operation == "embeddings":
+    elif operation in ("embeddings", "moderations"):
         tally.prompt(fields.get("input"))
     else:
         for message in _list(fields.get("messages")):

@@ -106,6 +106,13 @@ class Embedded(msgspec.Struct, frozen=True):
     index: int = 0
 
 
+class Moderated(msgspec.Struct, frozen=True):
+    """How input number `index` was judged: `flagged`, `categories` and `category_scores`, in OpenAI's form."""
+
+    result: dict[str, Any]
+    index: int = 0
+
+
 class Finished(msgspec.Struct, frozen=True, gc=False):
     """Choice `index` is complete. `reason` is the provider's word where it is none of the known ones."""
 
@@ -140,6 +147,7 @@ Event = (
     | Cited
     | LogProbabilities
     | Embedded
+    | Moderated
     | Finished
     | UsageReported
     | Failed

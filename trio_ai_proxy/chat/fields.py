@@ -4,7 +4,8 @@ A field is never lost in silence. What changes the meaning of the answer is refu
 where the provider keeps its logs) is left out, and the answer's head says so. A model's `unsupported` decides otherwise:
 "drop" leaves out everything that can be left out, "error" refuses everything.
 
-Source: https://platform.openai.com/docs/api-reference/chat/create, …/completions/create and …/embeddings/create
+Source: https://platform.openai.com/docs/api-reference/chat/create, …/completions/create, …/embeddings/create and
+…/moderations/create
 """
 
 from __future__ import annotations
@@ -99,11 +100,14 @@ EMBEDDING_FIELDS: Mapping[str, Field] = MappingProxyType(
 )
 """The fields of a request for embeddings."""
 
+MODERATION_FIELDS: Mapping[str, Field] = MappingProxyType({"input": _MATTERS})
+"""The fields of a request for a judgement."""
+
 OURS = frozenset({"model", "stream", "stream_options"})
 """What the gateway decides, whatever the provider."""
 
 FIELDS: Mapping[Operation, Mapping[str, Field]] = MappingProxyType(
-    {"chat": CHAT_FIELDS, "completions": TEXT_FIELDS, "embeddings": EMBEDDING_FIELDS}
+    {"chat": CHAT_FIELDS, "completions": TEXT_FIELDS, "embeddings": EMBEDDING_FIELDS, "moderations": MODERATION_FIELDS}
 )
 
 

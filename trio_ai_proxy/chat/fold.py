@@ -16,6 +16,7 @@ from trio_ai_proxy.chat.events import (
     Failed,
     Finished,
     LogProbabilities,
+    Moderated,
     ReasoningDelta,
     ReasoningSealed,
     RefusalDelta,
@@ -74,6 +75,7 @@ class Answer:
     choices: list[Choice] = field(default_factory=list)
     usage: TokenUsage | None = None
     embeddings: list[list[float] | str] = field(default_factory=list)
+    moderations: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Fold:
@@ -84,6 +86,7 @@ class Fold:
         self._choices: dict[int, _Parts] = {}
         self._usage: TokenUsage | None = None
         self._embeddings: dict[int, list[float] | str] = {}
+        self._moderations: dict[int, dict[str, Any]] = {}
 
     def add(self, event: Event) -> None:
         """Take one event. `Failed` and `Ended` say nothing about content; they are for the caller to act on."""
@@ -104,6 +107,8 @@ class Fold:
                 self._choice(event.index).logprobs += event.tokens
             case Embedded():
                 self._embeddings[event.index] = event.vector
+            case Moderated():
+                self._moderations[event.index] = event.result
             case Finished():
                 self._choice(event.index).finish_reason = event.reason
             case Started():
@@ -126,6 +131,7 @@ class Fold:
             choices=[parts.choice(index) for index, parts in sorted(self._choices.items())],
             usage=self._usage,
             embeddings=[vector for _, vector in sorted(self._embeddings.items())],
+            moderations=[result for _, result in sorted(self._moderations.items())],
         )
 
     def _choice(self, index: int) -> _Parts:

@@ -18,6 +18,7 @@ from trio_ai_proxy.chat.events import (
     Failed,
     Finished,
     LogProbabilities,
+    Moderated,
     ReasoningDelta,
     ReasoningSealed,
     RefusalDelta,
@@ -58,7 +59,7 @@ class EventGrammar:
         self._has_started = False
         self._last: str | None = None
         self._choices: dict[int, _Choice] = {}
-        self._embedded: set[int] = set()
+        self._inputs: dict[str, int] = {}  # what was said of the request's inputs, and of how many
 
     def feed(self, event: Event) -> None:
         """Take the next event. Raises `IllegalSequence` if it cannot stand here."""
@@ -82,8 +83,8 @@ class EventGrammar:
         match event:
             case UsageReported():
                 _check_usage(event.usage)
-            case Embedded():
-                self._embed(event)
+            case Embedded() | Moderated():
+                self._input(event)
             case _:
                 self._choice(event.index, name).take(event)
 
@@ -93,8 +94,8 @@ class EventGrammar:
             raise IllegalSequence("the sequence stops without Ended or Failed")
 
     def _choice(self, index: int, name: str) -> _Choice:
-        if self._embedded:
-            raise IllegalSequence(f"{name} among embeddings")
+        for other in self._inputs:
+            raise IllegalSequence(f"{name} in an answer with {other}")
         choice = self._choices.get(index)
         if choice is None:
             if index < 0:
@@ -102,14 +103,18 @@ class EventGrammar:
             choice = self._choices[index] = _Choice(index)
         return choice
 
-    def _embed(self, event: Embedded) -> None:
+    def _input(self, event: Embedded | Moderated) -> None:
+        name = type(event).__name__
         if self._choices:
-            raise IllegalSequence("Embedded in an answer with choices")
-        if event.index != len(self._embedded):
-            raise IllegalSequence(f"Embedded of input {event.index} where {len(self._embedded)} is next")
-        if not event.vector:
-            raise IllegalSequence(f"Embedded of input {event.index} is empty")
-        self._embedded.add(event.index)
+            raise IllegalSequence(f"{name} in an answer with choices")
+        for other in self._inputs.keys() - {name}:
+            raise IllegalSequence(f"{name} in an answer with {other}")
+        due = self._inputs.get(name, 0)
+        if event.index != due:
+            raise IllegalSequence(f"{name} of input {event.index} where {due} is next")
+        if not (event.vector if isinstance(event, Embedded) else event.result):
+            raise IllegalSequence(f"{name} of input {event.index} is empty")
+        self._inputs[name] = due + 1
 
     def _end(self) -> None:
         for choice in self._choices.values():

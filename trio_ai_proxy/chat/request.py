@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Operation = Literal["chat", "completions", "embeddings"]
+Operation = Literal["chat", "completions", "embeddings", "moderations"]
 Unsupported = Literal["auto", "drop", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One request for generated text, or for embeddings.
+    """One request for generated text, for embeddings, or for a judgement of a text.
 
-    operation      "chat" (messages), "completions" (a prompt) or "embeddings" (inputs)
+    operation      "chat" (messages), "completions" (a prompt), "embeddings" or "moderations" (inputs)
     model          the name the client asked for; never empty
     stream         whether the client wants the answer as a stream
     include_usage  whether the client wants the usage chunk at the end of the stream
@@ -27,3 +27,8 @@ class ChatRequest:
     include_usage: bool
     fields: dict[str, Any]
     unsupported: Unsupported = "auto"
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether what answers it is generated bit by bit."""
+        return self.operation in ("chat", "completions")

@@ -12,6 +12,7 @@ from trio_ai_proxy.config.decode import Decoder, parse
 from trio_ai_proxy.config.defaults import default_settings, init_file
 from trio_ai_proxy.config.describe import describe
 from trio_ai_proxy.config.explain import Explanation, explain
+from trio_ai_proxy.config.guards import guard_problems
 from trio_ai_proxy.config.kinds import Kind
 from trio_ai_proxy.config.ports import check_bind
 from trio_ai_proxy.config.reference import json_schema, reference_markdown, write_docs
@@ -31,6 +32,7 @@ __all__ = [
     "default_settings",
     "describe",
     "explain",
+    "guard_problems",
     "init_file",
     "json_schema",
     "load_settings",

@@ -12,20 +12,27 @@ from trio_ai_proxy.settings import (
     BreakerSettings,
     CapabilitySettings,
     EntraSettings,
+    GuardSettings,
+    HeaderChanges,
+    JSONChanges,
     KeySettings,
     MatchSettings,
+    MessageSettings,
     ModelSettings,
+    PatternSettings,
     ProviderSettings,
     RouteSettings,
+    SemanticSettings,
     ServerSettings,
     Settings,
     TargetSettings,
+    TemplateSettings,
     Timeouts,
     TokenSettings,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from trio_ai_proxy.config.decode import Table
     from trio_ai_proxy.config.kinds import Kind
@@ -43,6 +50,9 @@ def build(
         server["cors_origins"] = tuple(server["cors_origins"])
     providers: dict[str, Table] = values.get("providers", {})
     models: dict[str, Table] = values.get("models", {})
+    guards = {name: _guard(name, table) for name, table in values.get("guards", {}).items()}
+    for_all = [guard.name for guard in guards.values() if guard.all_models]
+    templates = [guard.name for guard in guards.values() if guard.kind == "template"]
     return Settings(
         server=ServerSettings(**server),
         admin=AdminSettings(**admin),
@@ -52,7 +62,8 @@ def build(
         providers={
             name: _provider(name, table, kinds, environ) for name, table in providers.items() if name not in without
         },
-        models={name: _model(name, table, timeouts, breaker) for name, table in models.items()},
+        guards=guards,
+        models={name: _model(name, table, timeouts, breaker, for_all, templates) for name, table in models.items()},
         keys=tuple(_key(table) for table in values.get("keys", [])),
         routes=tuple(RouteSettings(**table.values) for table in values.get("routes", [])),
     )
@@ -70,6 +81,8 @@ def _provider(name: str, table: Table, kinds: Mapping[str, Kind], environ: Mappi
     values = dict(table.values)
     if "entra" in values:
         values["entra"] = EntraSettings(**values["entra"].values)
+    if "api_keys" in values:
+        values["api_keys"] = tuple(values["api_keys"])
     if "beta" in values:
         values["beta"] = tuple(values["beta"])
     values["environment"] = {key: environ[key] for key in kinds[values["kind"]].environment if key in environ}
@@ -80,7 +93,46 @@ def _provider(name: str, table: Table, kinds: Mapping[str, Kind], environ: Mappi
     return ProviderSettings(name=name, **values)
 
 
-def _model(name: str, table: Table, defaults: Timeouts, breaker: BreakerSettings) -> ModelSettings:
+def _guard(name: str, table: Table) -> GuardSettings:
+    values = dict(table.values)
+    for key in ("prepend", "append"):
+        if key in values:
+            values[key] = _messages(values[key])
+    if "templates" in values:
+        values["templates"] = {key: _template(template) for key, template in values["templates"].items()}
+    if "patterns" in values:
+        values["patterns"] = tuple(PatternSettings(**pattern.values) for pattern in values["patterns"])
+    for key in ("on", "deny", "allow", "roles", "categories", "parts"):
+        if key in values:
+            values[key] = tuple(values[key])
+    for key, changes in (("response_headers", HeaderChanges), ("json", JSONChanges)):
+        if key in values:
+            given = values[key].values
+            values[key] = changes(**given | {"remove": tuple(given.get("remove", ()))})
+    return GuardSettings(name=name, **values)
+
+
+def _messages(tables: list[Table]) -> tuple[MessageSettings, ...]:
+    return tuple(MessageSettings(**table.values) for table in tables)
+
+
+def _template(table: Table) -> TemplateSettings:
+    return TemplateSettings(messages=_messages(table.values.get("messages", [])), prompt=table.values.get("prompt"))
+
+
+def _in_order(names: list[str], templates: Collection[str]) -> tuple[str, ...]:
+    """The guards as they run: templates first, for the others are about what a request says, and with a template it says that."""
+    return (*(name for name in names if name in templates), *(name for name in names if name not in templates))
+
+
+def _model(
+    name: str,
+    table: Table,
+    defaults: Timeouts,
+    breaker: BreakerSettings,
+    for_all: Sequence[str],
+    templates: Collection[str],
+) -> ModelSettings:
     timeouts = _timeouts(table, defaults)
     options = dict(table.values.get("options", {}))
     force = options.pop("force", False)
@@ -89,8 +141,11 @@ def _model(name: str, table: Table, defaults: Timeouts, breaker: BreakerSettings
         "timeouts": timeouts,
         "breaker": _breaker(table, breaker),
         "options": options,
+        "guards": _in_order([*for_all, *table.values.get("guards", ())], templates),
         "force_options": force,
     }
+    if "semantic" in values:
+        values["semantic"] = SemanticSettings(**values["semantic"].values)
     return ModelSettings(name=name, **values)
 
 

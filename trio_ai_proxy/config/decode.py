@@ -167,7 +167,8 @@ class Decoder:
     def _value(self, shape: Shape, path: Path, raw: object) -> object:
         match shape:
             case Block():
-                return self._table(shape.type, path, _as_table(raw))
+                given = {shape.short: raw} if shape.short is not None and isinstance(raw, str) else raw
+                return self._table(shape.type, path, _as_table(given))
             case Named():
                 table = Table(path, _as_table(raw), {})
                 for name, value in table.raw.items():
@@ -193,12 +194,17 @@ class Decoder:
         if not isinstance(raw, list):
             raise Rejected(f"must be an array, not {type_name(raw)}")
         elements = []
+        missing: list[Missing] = []
         for number, value in enumerate(raw):
             here = (*path, number)
             try:
                 elements.append(self._value(shape.of, here, value))
             except Rejected as rejected:
                 self._faults.add(here, f"an entry of {key_name(path)} {rejected}")
+            except Unresolved as unresolved:
+                missing += unresolved.missing
+        if missing:
+            raise Unresolved(missing)
         return elements
 
     def _text(self, raw: object) -> str:

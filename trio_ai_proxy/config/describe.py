@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from trio_ai_proxy.config.kinds import Kind
-    from trio_ai_proxy.settings import ModelSettings, ProviderSettings, Settings, TargetSettings, Timeouts
+    from trio_ai_proxy.settings import (
+        GuardSettings,
+        ModelSettings,
+        ProviderSettings,
+        Settings,
+        TargetSettings,
+        Timeouts,
+    )
+
+_ON_BOTH_SIDES = ("redact", "moderate", "webhook")
 
 
 def describe(settings: Settings, kinds: Mapping[str, Kind], notes: Sequence[str] = ()) -> str:
@@ -30,6 +39,8 @@ def describe(settings: Settings, kinds: Mapping[str, Kind], notes: Sequence[str]
         f"provider {provider.name}: {_credentials(provider, kinds[provider.kind])}"
         for provider in settings.providers.values()
     ]
+    if settings.guards:
+        lines += ["", *(f"guard {guard.name}: {_guard(guard)}" for guard in settings.guards.values())]
     if settings.keys or settings.routes:
         lines.append("")
     lines += [f"key {key.name}: models {', '.join(key.models)}" for key in settings.keys]
@@ -80,6 +91,9 @@ def _model(model: ModelSettings, settings: Settings, kinds: Mapping[str, Kind]) 
         f"on_disconnect       {model.on_disconnect}{grace}",
         f"keep_alive          {keep_alive}",
     ]
+    if model.guards:
+        names = (f"{name} ({settings.guards[name].kind})" for name in model.guards)
+        lines.append(f"guards              {', '.join(names)}")
     if model.options:
         # Names only: an option may hold what came from an environment variable.
         force = " (they win over the request)" if model.force_options else " (where the request leaves them out)"
@@ -115,9 +129,12 @@ def _failover(model: ModelSettings) -> list[str]:
     if model.hedge_after is not None:
         after = model.hedge_after if isinstance(model.hedge_after, str) else format_duration(model.hedge_after)
         hedge = f"after {after}, at most {model.hedge_budget:.0%} more calls"
+    held = ""
+    if model.continuation == "hold":
+        held = f" ({format_size(model.hold_bytes)} or {format_duration(model.hold_for)})"
     return [
         *lines,
-        f"failover            retries {model.retries} · hedge {hedge} · continuation {model.continuation} · "
+        f"failover            retries {model.retries} · hedge {hedge} · continuation {model.continuation}{held} · "
         f"malformed_limit {model.malformed_limit}",
         f"breaker             {breaker.failures} failures, or {breaker.rate:.0%} within {format_duration(breaker.window)}; "
         f"then a probe at least every {format_duration(breaker.open)}",
@@ -139,6 +156,12 @@ def _credentials(provider: ProviderSettings, kind: Kind) -> str:
     sources = []
     if provider.api_key is not None:
         sources.append(f"api_key from {provider.api_key.source}")
+    if provider.api_keys:
+        places = ", ".join(secret.source for secret in provider.api_keys)
+        turns = (
+            f"{len(provider.api_keys)} credentials that take turns" if len(provider.api_keys) > 1 else "one credential"
+        )
+        sources.append(f"api_keys: {turns}, from {places}")
     if provider.auth is not None and provider.auth.header_value is not None:
         sources.append(f"header {provider.auth.header_name} from {provider.auth.header_value.source}")
     if provider.auth is not None and provider.auth.param_value is not None:
@@ -163,9 +186,31 @@ def _credentials(provider: ProviderSettings, kind: Kind) -> str:
     return ", ".join(sources) or "no credential"
 
 
+def _guard(guard: GuardSettings) -> str:
+    said: list[str] = [guard.kind]
+    if guard.kind in _ON_BOTH_SIDES:
+        said[0] += f" on {' and '.join(guard.on)}"
+    if guard.patterns:
+        said.append(f"patterns {', '.join(pattern.name for pattern in guard.patterns)}")
+    if guard.templates:
+        said.append(f"templates {', '.join(guard.templates)}")
+    if guard.model is not None:
+        said.append(f"by the model {guard.model}")
+    if guard.url is not None:
+        said.append(f"by {guard.url.partition('?')[0]}")  # a query may hold what nobody should see
+    said += [f"header {name} from {secret.source}" for name, secret in guard.headers.items()]
+    if guard.all_models:
+        said.append("for all models")
+    return ", ".join(said)
+
+
 def _unused(settings: Settings) -> list[str]:
     used = {target.provider for model in settings.models.values() for target in model.targets} | {settings.pass_through}
-    return [f'provider "{name}" is used by no model.' for name in settings.providers if name not in used]
+    guards = {name for model in settings.models.values() for name in model.guards}
+    return [
+        *(f'provider "{name}" is used by no model.' for name in settings.providers if name not in used),
+        *(f'guard "{name}" is used by no model.' for name in settings.guards if name not in guards),
+    ]
 
 
 def _shared(settings: Settings) -> list[str]:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trio_ai_proxy.accounting.tokens import count_prompt
-from trio_ai_proxy.config.values import format_duration
+from trio_ai_proxy.config.values import format_duration, format_size
 from trio_ai_proxy.dialects.table import DIALECTS, with_options
 from trio_ai_proxy.errors import ClientError, ConfigError, Forbidden, InvalidRequest, UnknownModel
 from trio_ai_proxy.routing.caller import Caller
 from trio_ai_proxy.routing.facts import ABILITIES, Facts, facts_of, target_facts
 from trio_ai_proxy.routing.health import Health
 from trio_ai_proxy.routing.placeholders import has_placeholders
-from trio_ai_proxy.routing.router import Router
+from trio_ai_proxy.routing.router import Router, target_names
 from trio_ai_proxy.routing.routes import Routes
 
 if TYPE_CHECKING:
@@ -97,7 +97,12 @@ def explain(
         refusal = next((fate for fate in asked if isinstance(fate, ClientError)), None)
     if refusal is not None:
         return _refused(lines, refusal)
-    lines += [_then(found, sum(row.order is not None for row in rows)), _CAVEAT]
+    lines += [
+        _then(found, sum(row.order is not None for row in rows)),
+        *_by_meaning(found),
+        *_several_credentials(found, settings),
+        _CAVEAT,
+    ]
     return Explanation("\n".join(lines) + "\n", is_refused=False)
 
 
@@ -186,12 +191,42 @@ def _fate(
     fields = with_options(request.fields, options, force=model.force_options) if options else request.fields
     request = replace(request, fields=fields, unsupported=model.unsupported)
     wanted = request.stream or model.response_streaming == "always" or able.streams_only
-    stream = wanted and request.operation != "embeddings" and not able.never_streams
+    stream = wanted and request.can_stream and not able.never_streams
     try:
         prepared = provider.prepare(request, model=target.model, stream=stream)
     except ClientError as error:
         return error
     return f"is not told {', '.join(prepared.dropped)}" if prepared.dropped else ""
+
+
+def _by_meaning(model: ModelSettings) -> list[str]:
+    """How the order changes with what is asked, which takes an embeddings model to say."""
+    if model.balance != "semantic" or model.semantic is None:
+        return []
+    names = target_names(model.targets)
+    described = [
+        f'{name} ("{one.description}")' for name, one in zip(names, model.targets, strict=True) if one.description
+    ]
+    rest = [name for name, one in zip(names, model.targets, strict=True) if one.description is None]
+    below = f"below that {', '.join(rest)}" if rest else "below that too"
+    semantic = model.semantic
+    return [
+        f"By meaning: `{semantic.model}` embeds the text of the user's last message. Among targets of equal priority the one "
+        f"goes first whose description is nearest, at a similarity of {semantic.threshold:g} or more; {below}; the others "
+        "follow by nearness.",
+        f"Described: {', '.join(described) or 'none'}. Nobody is asked here: the order above is by weight, as it is where there "
+        f"are no vectors within {format_duration(semantic.timeout)}.",
+    ]
+
+
+def _several_credentials(model: ModelSettings, settings: Settings) -> list[str]:
+    names = dict.fromkeys(target.provider for target in model.targets)
+    counts = {name: len(settings.providers[name].api_keys) for name in names}
+    return [
+        f"Provider {name} has {count} credentials that take turns: one that is refused or limited is followed by another at once."
+        for name, count in counts.items()
+        if count > 1
+    ]
 
 
 def _then(model: ModelSettings, count: int) -> str:
@@ -203,6 +238,9 @@ def _then(model: ModelSettings, count: int) -> str:
     if model.hedge_after is not None and count > 1:
         after = model.hedge_after if isinstance(model.hedge_after, str) else format_duration(model.hedge_after)
         said.append(f"the next is asked beside a silent one after {after}")
+    if model.continuation == "hold":
+        window = f"{format_size(model.hold_bytes)} or {format_duration(model.hold_for)}"
+        said.append(f"the answer's first {window} are held back, and what breaks off within them is made again unseen")
     said.append(
         "an answer that breaks off is an error in the stream"
         if model.continuation == "off"

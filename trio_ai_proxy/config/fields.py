@@ -14,11 +14,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from trio_ai_proxy.settings import (
     KeySettings,
-    ModelSettings,
-    ProviderSettings,
     Secret,
-    Settings,
     TargetSettings,
+    TemplateSettings,
 )
 
 
@@ -84,9 +82,10 @@ class Anything:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A table with the keys of one settings type."""
+    """A table with the keys of one settings type. A text in its place is a table with the key `short` alone."""
 
     type: type
+    short: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ Shape = (
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key of a table. `default` is the value in `Settings`, None where absence means something of its own; `kinds` are the
-    kinds of provider that have it, none if all do."""
+    kinds of provider or of guard that have it, none if all do."""
 
     name: str
     doc: str
@@ -127,13 +126,13 @@ _KEYS_WITHOUT_FIELD: Mapping[type, tuple[Key, ...]] = {
 }
 
 # Of each pair exactly one is given.
-ALTERNATIVES: Mapping[type, tuple[str, str]] = {KeySettings: ("sha256", "secret")}
+ALTERNATIVES: Mapping[type, tuple[str, str]] = {
+    KeySettings: ("sha256", "secret"),
+    TemplateSettings: ("messages", "prompt"),
+}
 
 # Parts of the contract that are still to come. A key that is neither here nor in the types is a mistake.
 NOT_BUILT: Mapping[type, tuple[str, ...]] = {
-    Settings: ("guards",),
-    ProviderSettings: ("api_keys",),
-    ModelSettings: ("guards",),
     TargetSettings: ("input_cost", "output_cost"),
     KeySettings: ("limits",),
 }
@@ -180,7 +179,7 @@ def shape_of(hint: Any, metadata: Mapping[str, Any]) -> Shape:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return Named(shape_of(arguments[1], metadata))
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return Block(hint)
+        return Block(hint, metadata.get("short"))
     zero = metadata.get("zero", False)
     simple: dict[tuple[object, str | None], Shape] = {
         (bool, None): Flag(),

@@ -26,7 +26,7 @@ from trio_ai_proxy.config.fields import (
     Text,
     keys_of,
 )
-from trio_ai_proxy.config.values import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
+from trio_ai_proxy.config.values import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size, listed
 from trio_ai_proxy.settings import Settings
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ def _type(shape: Shape) -> str:
         case Anything():
             return "any value that JSON has"
         case Block():
-            return f"table, see {dict(_sections())[shape.type]}"
+            text = "text, or " if shape.short is not None else ""
+            return f"{text}table, see {dict(_sections())[shape.type]}"
         case Listing():
             return f"array of: {_type(shape.of)}"
         case Named():
@@ -141,10 +142,8 @@ def _type(shape: Shape) -> str:
 
 
 def _kinds(key: Key, quote: str = "") -> str:
-    """The kinds of provider that have this key, as a sentence; nothing if all do."""
-    if not key.kinds:
-        return ""
-    return f" Kind {' and '.join(f'{quote}{kind}{quote}' for kind in key.kinds)}."
+    """The kinds of provider or of guard that have this key, as a sentence; nothing if all do."""
+    return f" Kind {listed(key.kinds, quote)}." if key.kinds else ""
 
 
 def _default(key: Key) -> str:
@@ -228,7 +227,8 @@ def _schema(shape: Shape) -> dict[str, Any]:
         case Anything():
             return {}
         case Block():
-            return _named(shape.type.__name__)
+            table = _named(shape.type.__name__)
+            return {"anyOf": [_named("text"), table]} if shape.short is not None else table
         case Listing():
             return {"type": "array", "items": _schema(shape.of)}
         case Named():

@@ -11,9 +11,13 @@ import re
 from typing import TYPE_CHECKING
 
 from trio_ai_proxy.config.decode import Faults, Table, nearest, table_name
-from trio_ai_proxy.config.fields import ALTERNATIVES, keys_of
+from trio_ai_proxy.config.fields import ALTERNATIVES
+from trio_ai_proxy.config.guards import check_guards, check_model_guards
+from trio_ai_proxy.config.headers import check_header
+from trio_ai_proxy.config.kinds import check_kind_keys
 from trio_ai_proxy.config.ports import port_faults
 from trio_ai_proxy.config.routes import check_model_placeholders, check_provider_placeholders, check_routes
+from trio_ai_proxy.config.semantic import check_semantic
 from trio_ai_proxy.config.targets import check_targets
 from trio_ai_proxy.config.values import Rejected, check_base_url, shown
 from trio_ai_proxy.settings import AdminSettings, KeySettings, ProviderSettings, ServerSettings
@@ -23,14 +27,6 @@ if TYPE_CHECKING:
 
     from trio_ai_proxy.config.kinds import Kind
 
-# Headers that the gateway writes itself: a second copy could let one request be read as two (RFC 9112, section 11.2).
-_OWN_HEADERS = frozenset(
-    {
-        *("host", "connection", "content-length", "content-type", "transfer-encoding", "te", "trailer", "upgrade"),
-        *("expect", "accept-encoding"),
-    }
-)
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _OPTIONS_WITH_A_KEY = {"model": "`targets` names the model", "stream": "`response_streaming` decides that"}
 
 
@@ -46,6 +42,9 @@ def check(document: Table, kinds: Mapping[str, Kind], faults: Faults) -> list[st
         used |= _check_model(table, providers, faults)
         check_model_placeholders(table, captured, faults)
         check_targets(table, document.values.get("keys", []), faults)
+        check_semantic(table, models, faults)
+        check_model_guards(table, document, faults)
+    check_guards(document, faults)
     _check_keys(document.values.get("keys", []), faults)
     notes = _check_ports(document, faults) + _check_unresolved(faults, used)
     if not models:
@@ -84,10 +83,8 @@ def _check_provider(table: Table, kinds: Mapping[str, Kind], faults: Faults, *, 
             faults.reject(table, "kind", f"is {shown(name)}, which is not in the provider table; {hint}")
         else:
             _check_needs(table, kind, faults)
-            for key in keys_of(ProviderSettings).values():
-                if key.kinds and name not in key.kinds and key.name in raw:
-                    owners = " and ".join(f'"{owner}"' for owner in key.kinds)
-                    faults.reject(table, key.name, f'is a key of kind {owners}, and this provider is of kind "{name}"')
+            _check_credentials(table, kind, faults)
+            check_kind_keys(table, ProviderSettings, name, "provider", faults)
     _check_value(faults, table, "base_url", check_base_url)
     _check_value(faults, table, "instance", _check_instance)
     _check_value(faults, table, "proxy", _check_proxy)
@@ -98,7 +95,9 @@ def _check_provider(table: Table, kinds: Mapping[str, Kind], faults: Faults, *, 
     if isinstance(raw.get("headers"), dict):
         headers = Table(table.at("headers"), raw["headers"], values.get("headers", {}))
         for name, value in headers.values.items():
-            _check_header(faults, headers, name, name, value)
+            check_header(faults, headers, name, name, value)
+            if name.lower() == "authorization":
+                faults.reject(headers, name, "belongs in `api_key` or `auth`, where it is kept secret")
     if "auth" in values:
         _check_auth(values["auth"], faults)
         _check_override(values["auth"], kind, faults, has_keys=has_keys)
@@ -110,7 +109,8 @@ def _check_needs(table: Table, kind: Kind, faults: Faults) -> None:
     if kind.default_base_url is None and not any(key in raw for key in ("base_url", *kind.place_keys)):
         keys = " or ".join(f"`{key}`" for key in (*kind.place_keys, "base_url"))
         faults.add(table.path, f'{table_name(table.path)} needs {keys}; kind "{kind.name}" has no default for it')
-    given = [key for key in ("api_key", "auth", *kind.credential_keys) if raw.get(key, False) is not False]
+    own = "api_keys" if "api_keys" in raw else "api_key"
+    given = [key for key in (own, "auth", *kind.credential_keys) if raw.get(key, False) is not False]
     if kind.needs_key and not given:
         keys = " or ".join(f"`{key}`" for key in ("api_key", "auth", *kind.credential_keys))
         faults.add(table.path, f'{table_name(table.path)} needs {keys}; kind "{kind.name}" asks for one')
@@ -121,6 +121,27 @@ def _check_needs(table: Table, kind: Kind, faults: Faults) -> None:
         faults.reject(table, "instance", "cannot stand beside `base_url`: each says where it is; keep one")
 
 
+def _check_credentials(table: Table, kind: Kind, faults: Faults) -> None:
+    """Several credentials of one account."""
+    raw, auth = table.raw, table.raw.get("auth")
+    if "api_keys" not in raw:
+        return
+    if kind.embedded:
+        faults.reject(table, "api_keys", f'is of no use: kind "{kind.name}" has no credential')
+    elif "api_key" in raw:
+        faults.reject(table, "api_keys", "cannot stand beside `api_key`: give one credential, or a list of them")
+    elif isinstance(auth, dict) and "header_name" in auth:
+        faults.reject(
+            table, "api_keys", "cannot stand beside the header of `auth`, which takes the place of all of them"
+        )
+    elif raw["api_keys"] == []:
+        faults.reject(table, "api_keys", "must name a credential")
+    else:
+        secrets = table.values.get("api_keys", [])
+        if len(set(secrets)) < len(secrets):
+            faults.reject(table, "api_keys", "has one credential twice; name each once")
+
+
 def _check_instance(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}[A-Za-z0-9])?", name):
         raise Rejected("must be the name of a resource: letters, digits and hyphens; an address goes into `base_url`")
@@ -129,17 +150,6 @@ def _check_instance(name: str) -> None:
 def _check_proxy(url: str) -> None:
     if not re.match(r"(https?|socks5h?)://[^/\s]", url):
         raise Rejected('must be the URL of a proxy, such as "http://proxy.example.com:3128"')
-
-
-def _check_header(faults: Faults, table: Table, key: str, name: str, value: str) -> None:
-    if not _TOKEN.fullmatch(name):
-        faults.reject(table, key, "is not a name that a header can have")
-    elif name.lower() in _OWN_HEADERS:
-        faults.reject(table, key, f"cannot be set: the gateway writes the header {name.lower()} itself")
-    elif name.lower() == "authorization" and table.path[-1] == "headers":
-        faults.reject(table, key, "belongs in `api_key` or `auth`, where it is kept secret")
-    if not value.isascii() or not value.isprintable():
-        faults.reject(table, key, "must be printable ASCII characters")
 
 
 def _check_auth(auth: Table, faults: Faults) -> None:
@@ -154,7 +164,7 @@ def _check_auth(auth: Table, faults: Faults) -> None:
             auth.path, f"{table_name(auth.path)} needs `header_name` and `header_value`, or the three `param_…` keys"
         )
     if "header_name" in values:
-        _check_header(faults, auth, "header_name", values["header_name"], "")
+        check_header(faults, auth, "header_name", values["header_name"], "")
 
 
 def _check_override(auth: Table, kind: Kind | None, faults: Faults, *, has_keys: bool) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from trio_ai_proxy.config.decode import Faults, Table, nearest, table_name
+from trio_ai_proxy.config.headers import HEADER_NAME
 from trio_ai_proxy.config.values import shown
 from trio_ai_proxy.routing.patterns import one_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 
 
 def check_targets(model: Table, keys: list[Table], faults: Faults) -> None:
@@ -31,6 +29,10 @@ def check_targets(model: Table, keys: list[Table], faults: Faults) -> None:
         faults.reject(model, "hash_on", 'needs `balance = "consistent_hash"`')
     if "hash_on" in values:
         _check_hash_on(model, keys, faults)
+    continuation = values.get("continuation", None if "continuation" in raw else "off")
+    for name in ("hold_bytes", "hold_for"):
+        if name in raw and continuation not in ("hold", None):
+            faults.reject(model, name, 'needs `continuation = "hold"`')
     names = [key.values["name"] for key in keys if "name" in key.values]
     for target in values.get("targets", []):
         if "match" in target.values:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class Rejected(Exception):
@@ -176,6 +176,12 @@ def shown(value: object) -> str:
             return type_name(value)
 
 
+def listed(names: Sequence[str], quote: str) -> str:
+    """Names for people, each in quotes: "a", "b" and "c"."""
+    quoted = [f"{quote}{name}{quote}" for name in names]
+    return " and ".join(filter(None, [", ".join(quoted[:-1]), *quoted[-1:]]))
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """A host and a port to listen on."""
@@ -218,6 +224,13 @@ def read_address(text: str) -> Address:
 
 def check_base_url(text: str) -> None:
     """An absolute http or https URL of host, port and path alone. No error repeats it: it may hold a password."""
+    check_url(text, "a credential goes into `api_key` or `auth`")
+    if "?" in text or "#" in text:
+        raise Rejected("must not have a query or a fragment; a query parameter goes into `auth`")
+
+
+def check_url(text: str, elsewhere: str) -> None:
+    """An absolute http or https URL without a user and a password; `elsewhere` says where those go."""
     if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
         raise Rejected("must be a URL of printable ASCII characters without spaces")
     try:
@@ -228,6 +241,4 @@ def check_base_url(text: str) -> None:
     if parts.scheme not in ("http", "https") or not parts.hostname or not has_port:
         raise Rejected('must be an http or https URL with a host, such as "https://api.example.com/v1"')
     if parts.username is not None or parts.password is not None:
-        raise Rejected("must not hold a user name or password; a credential goes into `api_key` or `auth`")
-    if "?" in text or "#" in text:
-        raise Rejected("must not have a query or a fragment; a query parameter goes into `auth`")
+        raise Rejected(f"must not hold a user name or password; {elsewhere}")

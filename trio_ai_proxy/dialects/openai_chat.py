@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from trio_ai_proxy.chat.templates import name_in
 from trio_ai_proxy.dialects import openai_shape
 from trio_ai_proxy.dialects.openai_chat_stream import ChatEncoder
 from trio_ai_proxy.dialects.openai_grammar import OpenAIGrammar
@@ -64,6 +65,8 @@ def _check_messages(fields: dict[str, Any]) -> None:
             f'The request body has {what}. This path is for chat and takes "messages"; "prompt" is for completions.',
             param="prompt",
         )
+    if name_in(messages) is not None:
+        return  # a guard puts messages in its place; where none is configured, the gateway refuses it
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest('"messages" must be a list of at least one message.', param="messages")
     for position, message in enumerate(messages):

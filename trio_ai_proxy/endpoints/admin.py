@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
+import msgspec
 import trio
 
 from trio_ai_proxy.accounting.outcome import Cause
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.endpoints.services import Services
     from trio_ai_proxy.relay.exchange import Exchange
     from trio_ai_proxy.routing.backoff import Budget
+    from trio_ai_proxy.routing.credentials import CredentialView
     from trio_ai_proxy.routing.health import Health, HealthView
     from trio_ai_proxy.serving.guard import Guard
     from trio_ai_proxy.settings import ModelSettings
@@ -62,8 +64,10 @@ class AdminPort:
             await answer_ready(self._services, send, [])
         elif head.path == b"/targets":
             now = trio.current_time()
-            models = [_model(*known, now) for known in self._services.known_targets()]
-            await answer_json(send, 200, {"models": models}, [])
+            models = [_model(*target, now) for target in self._services.known_targets()]
+            known = self._services.known_credentials()
+            credentials = {name: [_credential(*one) for one in enumerate(views)] for name, views in known.items()}
+            await answer_json(send, 200, {"models": models, "credentials": credentials}, [])
         else:
             now = trio.current_time()
             rows = [_row(exchange, now) for exchange in self._services.live.exchanges.values()]
@@ -86,6 +90,9 @@ def _row(exchange: Exchange, now: float) -> dict[str, object]:
     leg, meter = exchange.leg, exchange.meter
     return {
         "id": exchange.request_id,
+        "parent": exchange.parent,
+        "guard": exchange.guard,
+        "guards": msgspec.to_builtins(exchange.guarding.finish_books()) if exchange.guarding is not None else [],
         "key": exchange.key,
         "model": exchange.model,
         "provider": leg.target.provider.name if leg is not None else None,
@@ -132,6 +139,16 @@ def _health(view: HealthView) -> dict[str, object]:
         "requests_last_minute": view.requests_last_minute,
         "tokens_last_minute": view.tokens_last_minute,
         "retries_left": round(view.retries_left, 3),
+    }
+
+
+def _credential(place: int, view: CredentialView) -> dict[str, object]:
+    return {
+        "credential": place,
+        "state": view.state,
+        "reason": view.reason,
+        "out_for_seconds": _rounded(view.out_for),
+        "ready_in_seconds": _rounded(view.ready_in),
     }
 
 

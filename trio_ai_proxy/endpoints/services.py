@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.relay.exchange import Exchange, Live, Plan
     from trio_ai_proxy.routing.backoff import Budget
     from trio_ai_proxy.routing.caller import Caller
+    from trio_ai_proxy.routing.credentials import CredentialView
     from trio_ai_proxy.routing.health import Health
     from trio_ai_proxy.routing.routes import Routes
     from trio_ai_proxy.settings import KeySettings, ModelSettings, Settings
@@ -36,6 +37,10 @@ class Services(Protocol):
 
     def known_targets(self) -> list[tuple[ModelSettings, Sequence[Health], Budget]]:
         """Every model, what is known of its targets, and what is left for hedges; one without a name is for all other names."""
+        ...
+
+    def known_credentials(self) -> dict[str, Sequence[CredentialView]]:
+        """What is known of each credential of the providers that have several, by the provider's name."""
         ...
 
     def begin(self, exchange: Exchange, plan: Plan) -> None:

@@ -51,7 +51,8 @@ class RequestGuard(Protocol):
     """Sees a request before it goes anywhere."""
 
     async def enter(self, request: ChatRequest, desk: Desk) -> ChatRequest:
-        """`request` as it may go on; the very same object where nothing is to change. Raises `GuardBlocked`."""
+        """`request` as it may go on; the very same object where nothing is to change. Raises `GuardBlocked`, and `GuardFailed`
+        where it could not be asked."""
         ...
 
 
@@ -92,7 +93,7 @@ class Window:
 
     new      what has not been judged before, and what a replacement replaces
     context  what came before it in the same part, already judged: at most the judge's `overlap` characters
-    is_last  nothing follows in this part
+    is_last  nothing follows in this part; of a part that ends just where a window is full, no window says so
     """
 
     part: Part
@@ -132,12 +133,16 @@ class Judge(Protocol):
              is then too late, and counts as none)
     window   characters that make a window full; a sentence's end closes one earlier where `by_sentence`
     overlap  characters of context before it
+    parts    which parts of the answer it is shown; the others pass, in order behind what it is shown
+    failures how many windows nobody has judged so far, whatever the configuration then says
     """
 
     mode: Mode
     window: int
     overlap: int
     by_sentence: bool
+    parts: frozenset[Part]
+    failures: int
 
     async def judge(self, window: Window, desk: Desk) -> Verdict:
         """The verdict. What the configuration says of failures (`on_failure`) is already in it. Raises nothing but

@@ -98,10 +98,10 @@ class Account:
 
 def _credentials(settings: ProviderSettings, secrets: tuple[Secret | None, ...]) -> Iterator[str]:
     auth = settings.auth
-    given = (settings.api_key, *secrets)
+    given = (settings.api_key, *settings.api_keys, *secrets)
     if auth is not None:
         given += (auth.header_value, auth.param_value)
-    for secret in given:
+    for secret in dict.fromkeys(given):
         if secret is not None:
             yield secret.reveal()
             yield from secret.reveal().split()  # "Bearer …": an error may show the second word alone

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hmac
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urlsplit
+
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from trio_ai_proxy.providers.base import UpstreamRequest

@@ -59,8 +59,7 @@ class Capabilities:
     developer_role: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(msgspec.Struct, frozen=True):
     """What goes out. Built from configuration and the client's fields; nothing in a request picks the host or the path.
 
     dropped  fields of the client's request that are not said in it, because the provider has no word for them

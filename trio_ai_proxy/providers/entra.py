@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
+
+from msgspec.structs import replace
 
 from trio_ai_proxy.errors import ConfigError, UpstreamError, UpstreamRefused
 from trio_ai_proxy.providers.base import FileStep, UpstreamRequest

@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from base64 import urlsafe_b64encode
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import msgspec
+from msgspec.structs import replace
 from typing_extensions import override
 
 from trio_ai_proxy import __version__

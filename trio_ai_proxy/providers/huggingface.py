@@ -101,13 +101,11 @@ class HuggingFaceProvider:
         return TextDecoder(read_prompt(request).stop, self._scrub)
 
     def read_answer(self, request: ChatRequest, body: bytes) -> list[Event]:
-        match request.operation:
-            case "chat":
-                return read_chat(request, body, self._scrub)
-            case "completions":
-                return read_text(body, read_prompt(request).stop, self._scrub)
-            case "embeddings":
-                return read_vectors(body, self._scrub)
+        if request.operation == "chat":
+            return read_chat(request, body, self._scrub)
+        if request.operation == "completions":
+            return read_text(body, read_prompt(request).stop, self._scrub)
+        return read_vectors(body, self._scrub)
 
     def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamStatus:
         payload = read_object(body) or {}

@@ -1,4 +1,4 @@
-"""Mistral's own service: its chat, fill-in-the-middle and embeddings.
+"""Mistral's own service: its chat, fill-in-the-middle, embeddings and moderations.
 
 It speaks OpenAI's wire with words of its own, see `mistral_request` and `mistral_stream`. A server that one runs oneself and
 that speaks OpenAI's or Ollama's wire to the letter is said by `format`, and other classes speak to it.
@@ -17,7 +17,13 @@ from trio_ai_proxy.providers.account import Account
 from trio_ai_proxy.providers.base import EVENT_STREAM, UpstreamRequest, encode_body
 from trio_ai_proxy.providers.error_words import status_error
 from trio_ai_proxy.providers.loose import read_object
-from trio_ai_proxy.providers.mistral_request import chat_body, embedding_body, fills_in, fim_body
+from trio_ai_proxy.providers.mistral_request import (
+    chat_body,
+    embedding_body,
+    fills_in,
+    fim_body,
+    moderation_body,
+)  # fmt: skip
 from trio_ai_proxy.providers.mistral_stream import MistralDecoder, read_answer
 
 if TYPE_CHECKING:
@@ -47,6 +53,7 @@ class MistralProvider:
         self._chat_url = account.url("/chat/completions")
         self._fim_url = account.url("/fim/completions")
         self._embed_url = account.url("/embeddings")
+        self._judge_url = account.url("/moderations")
         self._body_credential = account.body_credential
         self._scrub = account.scrub
         self._stream_headers = account.headers(EVENT_STREAM)
@@ -58,6 +65,9 @@ class MistralProvider:
         if request.operation == "embeddings":
             body, dropped = embedding_body(request, model=model, provider=self.kind)
             url = self._embed_url
+        elif request.operation == "moderations":
+            body, dropped = moderation_body(request, model=model, provider=self.kind)
+            url = self._judge_url
         elif fills_in(request):
             body, dropped = fim_body(request, model=model, stream=stream, provider=self.kind)
             url = self._fim_url

@@ -3,7 +3,7 @@ what goes out is written anew and holds nothing else.
 
 A completion that has text after the gap (`suffix`) is one of fill-in-the-middle; any other is a chat of one user's message.
 
-Source: https://docs.mistral.ai/api/endpoint/chat, …/fim and …/embeddings
+Source: https://docs.mistral.ai/api/endpoint/chat, …/fim, …/embeddings and …/classifiers
 """
 
 from __future__ import annotations
@@ -96,6 +96,9 @@ EMBEDDING_FATES: Mapping[str, Fate] = MappingProxyType(
 )
 """What becomes of the fields of a request for embeddings. Numbers are asked for; base64 is made of them here."""
 
+MODERATION_FATES: Mapping[str, Fate] = MappingProxyType({"input": "passed"})
+"""What becomes of the fields of a request for a judgement."""
+
 _TIERS: Mapping[str, str] = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 
 
@@ -147,6 +150,12 @@ def embedding_body(request: ChatRequest, *, model: str, provider: str) -> tuple[
         "output_dimension": dimensions,
     }
     return _with_extras(body, request, _EMBEDDING_EXTRAS), dropped
+
+
+def moderation_body(request: ChatRequest, *, model: str, provider: str) -> tuple[Body, tuple[str, ...]]:
+    """The body for `/moderations`, and the names of the fields that it does not say. Raises `InvalidRequest`."""
+    dropped = settle_fields(request, MODERATION_FATES, provider=provider)
+    return {"model": model, "input": list(read_inputs(request))}, dropped
 
 
 def begun_text(request: ChatRequest) -> str:

@@ -64,8 +64,8 @@ class MistralDecoder:
 
 def read_answer(request: ChatRequest, body: bytes, scrub: Scrub) -> list[Event]:
     """What a whole answer to `request` means. Raises `UpstreamProtocolError` if it is none."""
-    if request.operation == "embeddings":
-        return read_openai_answer("embeddings", body, scrub)
+    if request.operation in ("embeddings", "moderations"):
+        return read_openai_answer(request.operation, body, scrub)
     return _Own(request).apply(read_openai_answer("chat", body, scrub), body)
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's wire: chat completions, completions and embeddings, of OpenAI and of the many that speak as it does.
+"""OpenAI's wire: chat completions, completions, embeddings and moderations, of OpenAI and of the many that speak as it does.
 
 What goes out is the client's own JSON object with the fields that are ours to say: the model, whether it is a stream,
 and that usage shall be reported. Where it goes, and with which credential, is settled when the provider is built.
@@ -31,6 +31,7 @@ PATHS: Mapping[Operation, str] = {
     "chat": "/chat/completions",
     "completions": "/completions",
     "embeddings": "/embeddings",
+    "moderations": "/moderations",
 }
 
 

@@ -13,6 +13,7 @@ from trio_ai_proxy.chat.events import Ended, Event, Failed, Finished, Started, T
 from trio_ai_proxy.errors import TruncatedStream, UpstreamError, UpstreamProtocolError
 from trio_ai_proxy.providers.error_words import Scrub, stream_error
 from trio_ai_proxy.providers.loose import count
+from trio_ai_proxy.providers.openai_judgements import read_judgements
 from trio_ai_proxy.providers.openai_said import Speech, add_probabilities, add_text
 from trio_ai_proxy.providers.openai_vectors import read_vectors
 from trio_ai_proxy.providers.openai_wire import Answer, read, token_usage
@@ -151,6 +152,8 @@ def read_answer(operation: Operation, body: bytes, scrub: Scrub) -> list[Event]:
         return [Failed(error)]
     if operation == "embeddings":
         return read_vectors(body, _started(answer), answer.usage)
+    if operation == "moderations":
+        return read_judgements(body, _started(answer), answer.usage)
     if not answer.choices:
         raise UpstreamProtocolError("The provider's answer has no choices.")
     events: list[Event] = [_started(answer)]

@@ -19,6 +19,7 @@ _CHAT: frozenset[Operation] = frozenset({"chat"})
 _NO_VECTORS: frozenset[Operation] = frozenset({"chat", "completions"})
 _NO_TEXT: frozenset[Operation] = frozenset({"chat", "embeddings"})
 _ALL: frozenset[Operation] = frozenset({"chat", "completions", "embeddings"})
+_ALL_AND_JUDGES: frozenset[Operation] = _ALL | {"moderations"}
 
 # Which services go on generating, and charging, after the connection is closed: OpenRouter's list under "Stream
 # Cancellation", "not currently supported". OpenRouter itself passes a cancellation on, so it depends on who serves.
@@ -43,7 +44,7 @@ SERVERS: tuple[Kind, ...] = (
         "openai_compatible",
         None,
         "any other service of OpenAI's wire: https://platform.openai.com/docs/api-reference/chat",
-        Capabilities(_ALL),
+        Capabilities(_ALL_AND_JUDGES),
     ),
     self_hosted(
         "jan",
@@ -55,7 +56,7 @@ SERVERS: tuple[Kind, ...] = (
         "litellm",
         "http://127.0.0.1:4000/v1",
         "LiteLLM, proxy server: https://docs.litellm.ai/docs/proxy/quick_start",
-        Capabilities(_ALL),
+        Capabilities(_ALL_AND_JUDGES),
     ),
     self_hosted(
         "llamacpp",
@@ -83,6 +84,7 @@ SERVERS: tuple[Kind, ...] = (
         "localai",
         "http://127.0.0.1:8080/v1",
         "LocalAI, overview: https://localai.io/docs/overview/",
+        Capabilities(_ALL_AND_JUDGES, developer_role=False),
     ),
     self_hosted(
         "mlx",

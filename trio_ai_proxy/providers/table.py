@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.settings import ProviderSettings
 
 _ALL: frozenset[Operation] = frozenset({"chat", "completions", "embeddings"})
+_ALL_AND_JUDGES: frozenset[Operation] = _ALL | {"moderations"}
 
 _ROWS = (
     Kind(
@@ -38,7 +39,7 @@ _ROWS = (
         "https://api.openai.com/v1",
         "OpenAI, API reference: https://platform.openai.com/docs/api-reference/chat",
         "OPENAI_API_KEY",
-        Capabilities(operations=_ALL),
+        Capabilities(operations=_ALL_AND_JUDGES),
     ),
     # -- services with a wire of their own --------------------------------------------------------------------------
     Kind(
@@ -136,7 +137,7 @@ _ROWS = (
         "mistral",
         "https://api.mistral.ai/v1",
         True,
-        Capabilities(operations=_ALL, reasoning=True, prefill=True, bills_after_abort=True),
+        Capabilities(operations=_ALL_AND_JUDGES, reasoning=True, prefill=True, bills_after_abort=True),
         "Mistral, chat completion: https://docs.mistral.ai/api/endpoint/chat; bills after an abort: "
         "https://openrouter.ai/docs/api-reference/streaming",
         "MISTRAL_API_KEY",
@@ -227,8 +228,11 @@ def class_of(settings: ProviderSettings, kind: Kind) -> str:
     return formats[settings.format]
 
 
-def build_provider(settings: ProviderSettings) -> Provider:
-    """The provider that `settings` describe. Raises `ConfigError` if there is no such kind or it lacks something."""
+def build_provider(settings: ProviderSettings, credential: int = 0) -> Provider:
+    """The provider that `settings` describe, with the one at the place `credential` where they give several. Raises
+    `ConfigError` if there is no such kind or it lacks something."""
+    if settings.api_keys:
+        settings = replace(settings, api_key=settings.api_keys[credential])
     kind = KINDS.get(settings.kind)
     if kind is None:
         known = ", ".join(KINDS)

@@ -36,9 +36,12 @@ from trio_ai_proxy.upstream.attempt import check_answer, check_stream, media_typ
 from trio_ai_proxy.upstream.authorise import authorise
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_ai_proxy.errors import ProxyError
     from trio_ai_proxy.relay.exchange import Exchange, Leg, Phase, Plan, Trial
     from trio_ai_proxy.relay.feed import Feed
+    from trio_ai_proxy.relay.guarding import Screen
     from trio_ai_proxy.relay.path import Batch, Path
     from trio_ai_proxy.upstream.client import UpstreamResponse
 
@@ -66,7 +69,9 @@ class Attempt:
     trial       its place in the books of the target
     leg, kind   where it goes, and why it is made (see `accounting.record.Attempt`)
     trial       its place in the books of the target
-    generating  it has been committed to: the client has been given, or is being given, what it generates
+    whole       the provider has said everything
+    generating  it generates, and is the one that answers
+    committed   the client has been given, or is being given, what it generates
     gave        the client has been given something by it that it had not
     error       why the provider has not answered, where it is over
     meter       what it has generated
@@ -82,7 +87,9 @@ class Attempt:
         told how far it has come, but not its end."""
         self.leg = leg
         self.kind = kind
+        self.whole = False
         self.generating = False
+        self.committed = False
         self.gave = False
         self.error: ProxyError | None = None
         self.meter = Meter(accepted_at=exchange.accepted_at, encoding=leg.encoding)
@@ -99,6 +106,9 @@ class Attempt:
         self._timeouts = leg.target.timeouts
         self._clock = trio.CancelScope()
         self._is_answering = False  # the head of a whole answer is there
+        self._release: trio.CancelScope | None = None  # what waits for that time where there are guards
+        self._held_until: float | None = None  # when the client is to get what has been held back from it
+        self._screen = exchange.guarding.screen if exchange.guarding is not None else None
         self._read_on = 0  # bytes since the client has gone
 
     async def run(self) -> None:
@@ -106,16 +116,17 @@ class Attempt:
         `UpstreamError`, `Overloaded` (no slot in time) and `InvalidRequest` (the provider cannot do what is asked)."""
         exchange, slots = self._exchange, self.leg.target.slots
         self._enter("queue")
-        await slots.take(self._timeouts.queue)
+        await slots.take(self._timeouts.queue, exchange.key)
         try:
             self.trial.sent()
             self._clock.deadline = trio.current_time() + self._first_token_seconds()
             with self._clock:
                 await self._open_and_read()
-            if self._clock.cancelled_caught and not exchange.whole:
+            if self._clock.cancelled_caught and not self.whole:
                 raise self._silence()
         finally:
             slots.give_back()
+            self._hold_no_more()
             self._gate = _shut  # it refers back to this: a circle would wait for the collector
 
     def _enter(self, phase: Phase) -> None:
@@ -170,13 +181,24 @@ class Attempt:
         finally:
             exchange.released_at = trio.current_time()
 
-    def _commit(self) -> None:
-        """Real generation is there: from here on the client gets what this attempt brings. Raises `Beaten`."""
+    def _win(self) -> None:
+        """Real generation is there: this is the attempt that answers. Raises `Beaten`."""
         self._gate(self)
         if self.leg.ask_stream:  # a whole answer says nothing of its first token
             self.trial.first_token()
         self.generating = True
+
+    def _commit(self) -> None:
+        """From here on the client gets what this attempt brings. Raises `Beaten`."""
+        if not self.generating:
+            self._win()
+        self.committed = True
         exchange, feed = self._exchange, self._feed
+        exchange.attempts_committed += 1
+        if self._held_until is not None:
+            self._hold_no_more()
+            if self.meter.chunks:
+                self.meter.ttft = trio.current_time() - exchange.accepted_at  # the client waited for it until now
         exchange.answer_with(self.leg, self.meter)
         exchange.phase = "streaming"
         feed.dropped = self.dropped
@@ -196,6 +218,8 @@ class Attempt:
         return Started(begun.id, started.model, begun.created, begun.system_fingerprint)
 
     def _is_simple(self, response: UpstreamResponse) -> bool:
+        if self._screen is not None:
+            return False
         return response.can_watch and self._feed.client.can_send_now and not self._exchange.ended
 
     def _observe(self, events: list[Event], now: float) -> None:
@@ -204,12 +228,12 @@ class Attempt:
             self._scrutiny.observe(events)
         if self.started is None:
             self.started = next((event for event in events if isinstance(event, Started)), None)
-            if self.generating:
+            if self.committed:
                 self._feed.started = self._head()
 
     def _hand_over(self, batch: Batch) -> None:
         """What `batch` says has gone out."""
-        if batch.out:
+        if batch.out or batch.new:
             self.gave = True
             if self._exchange.thread is not None:
                 self._exchange.thread.note(batch.given)
@@ -224,8 +248,9 @@ class Attempt:
 
     async def _read_stream(self, response: UpstreamResponse) -> None:
         path = self._path(response)
-        held: list[Batch] = []  # what came before the first token: it opens no gate
+        held: list[Batch] = []  # what the client is not given yet
         held_bytes = 0
+        data = b""
         lone = 0  # how many chunks in a row came by themselves
         while True:
             batch: Batch | None = None
@@ -236,39 +261,104 @@ class Attempt:
             if batch is None:
                 data = await self._read(response)
                 batch = path.feed(data) if data else path.close()
-                lone = lone + 1 if self.generating and 0 < len(data) <= LONE_BYTES else 0
+                lone = lone + 1 if self.committed and 0 < len(data) <= LONE_BYTES else 0
             if batch.events:
                 self._observe(batch.events, trio.current_time())
             self.malformed = path.malformed
             out = batch.out
             going = [batch]
-            if not self.generating:
+            if not self.committed:
                 held.append(batch)
-                held_bytes += len(out)
-                is_generation = any(isinstance(event, GENERATION) for event in batch.events)
-                if not is_generation and not batch.ended:
-                    if batch.error is not None:
-                        raise batch.error
-                    if held_bytes > MAX_HELD_BYTES:
-                        raise UpstreamError("The provider sent a megabyte without a token.")
+                held_bytes += len(out) if self._screen is None else len(data)
+                if not batch.ended and self._is_held(batch, held, held_bytes):
                     continue
                 self._commit()  # also where it is whole, and without a single token
                 out = b"".join(each.out for each in held)
                 going, held = held, []
             self._feed.usage_sent = path.usage_sent
-            if out:
+            if self._screen is not None:
+                await self._show(self._screen, going)
+            elif out:
                 await self._send(Last(out) if batch.ended else out)
                 for each in going:
                     self._hand_over(each)
             if batch.error is not None:
                 raise batch.error
             if batch.ended:
-                self._exchange.whole = True
-                self._feed.close()  # the client need not wait for what follows
+                self.whole = True
+                if self._screen is None:
+                    self._exchange.whole = True
+                    self._feed.close()  # the client need not wait for what follows
                 await self._read_tail(response)
                 return
             if batch.alive:
                 self._clock.deadline = trio.current_time() + self._timeouts.idle
+
+    def _is_held(self, batch: Batch, held: list[Batch], held_bytes: int) -> bool:
+        """Whether `held`, of which `batch` came last, is not for the client yet: before the first token, which opens the gate,
+        and after it while the model's `continuation` says so. Raises `Beaten`, and what ends the attempt."""
+        model, thread, now = self._plan.model, self._exchange.thread, trio.current_time()
+        if not self.generating:
+            if not any(isinstance(event, GENERATION) for event in batch.events):
+                if batch.error is not None:
+                    raise batch.error
+                if held_bytes > MAX_HELD_BYTES:
+                    raise UpstreamError("The provider sent a megabyte without a token.")
+                return True
+            if model.continuation != "hold" or (thread is not None and thread.started is not None):
+                return False
+            self._win()
+            self._held_until = now + model.hold_for
+            # A read must not be broken off, so it is somebody else that looks at the clock: the writer, or a task of the guards'.
+            if self._screen is None:
+                self._feed.hold(self._held_until, partial(self._let_go, held))
+            else:
+                self._release = self._screen.later(self._held_until, partial(self._show_held, self._screen, held))
+        self.meter.ttft = None  # the client has seen nothing
+        if batch.error is not None:
+            raise batch.error
+        if held_bytes >= model.hold_bytes or (held_bytes and self._held_until is not None and now >= self._held_until):
+            return False
+        if batch.alive:
+            self._clock.deadline = now + self._timeouts.idle
+        return True
+
+    def _let_go(self, held: list[Batch]) -> bytes:
+        """It has been held for long enough: what the client gets now. If that is nothing, it gets the first thing that comes."""
+        out = b"".join(each.out for each in held)
+        if out:
+            self._commit()
+            for each in held:
+                self._hand_over(each)
+            held.clear()
+        return out
+
+    def _hold_no_more(self) -> None:
+        if self._held_until is not None:
+            self._held_until = None
+            self._feed.hold_no_more()
+        if self._release is not None:
+            self._release.cancel()
+            self._release = None
+
+    async def _show(self, screen: Screen, batches: Sequence[Batch]) -> None:
+        """Let the guards see what the client is to get. The idle clock stands still while they think."""
+        self._clock.deadline = math.inf
+        await screen.feed([event for batch in batches for event in batch.given])
+        for batch in batches:
+            self._hand_over(batch)
+        self._clock.deadline = trio.current_time() + self._timeouts.idle
+
+    async def _show_held(self, screen: Screen, held: list[Batch]) -> None:
+        """It has been held for long enough: now the guards get it."""
+        if held and not self.committed:
+            self._release = None  # which this runs in
+            self._commit()
+            batches, held[:] = list(held), []
+            # All at once: meanwhile the reader may have more, and that comes behind it.
+            await screen.feed([event for batch in batches for event in batch.given])
+            for batch in batches:
+                self._hand_over(batch)
 
     def _path(self, response: UpstreamResponse) -> Path:
         plan, leg, dialect = self._plan, self.leg, self._exchange.dialect
@@ -276,12 +366,12 @@ class Attempt:
         framer, decoder = provider.framer(media_type_of(response.headers)), provider.decoder(leg.request)
         limit, thread = plan.model.malformed_limit, self._exchange.thread
         is_first = thread is None or thread.started is None  # nothing has gone out yet
-        if provider.wire == dialect.wire and is_first:
+        if provider.wire == dialect.wire and is_first and self._screen is None:
             return PassThrough(
                 framer, decoder, client_model=leg.client_model, hide_usage=plan.hide_usage, malformed_limit=limit
             )
         return Translation(
-            framer, decoder, dialect, self._names(), leg.request,
+            framer, decoder, dialect if self._screen is None else None, self._names(), leg.request,
             malformed_limit=limit, thread=thread, goes_on=bool(leg.begun),
         )  # fmt: skip
 
@@ -332,6 +422,7 @@ class Attempt:
         limit = self._plan.model.malformed_limit
         path = PassThrough(framer, decoder, client_model=None, hide_usage=True, malformed_limit=limit)
         fold = Fold()
+        said: list[Event] = []  # for the guards, who see it when it is whole: until then all of it may be made again
         size = 0
         while True:
             data = await self._read(response)
@@ -342,8 +433,11 @@ class Attempt:
             self.malformed = path.malformed
             if batch.events:
                 self._observe(batch.events, trio.current_time())
-                for event in batch.events:
-                    fold.add(event)
+                if self._screen is not None:
+                    said += batch.events
+                else:
+                    for event in batch.events:
+                        fold.add(event)
                 if not self.generating and any(isinstance(event, GENERATION) for event in batch.events):
                     self._commit()
             if batch.error is not None:
@@ -352,10 +446,14 @@ class Attempt:
                 break
             if batch.alive and self.generating:
                 self._clock.deadline = trio.current_time() + self._timeouts.idle
-        await self._finish(await self._encode_answer(fold))
+        if self._screen is not None:
+            await self._show_whole(self._screen, said)
+        else:
+            await self._finish(await self.encode_answer(fold))
         await self._read_tail(response)
 
-    async def _encode_answer(self, fold: Fold) -> bytes:
+    async def encode_answer(self, fold: Fold) -> bytes:
+        """A whole answer, in the client's format."""
         usage, _ = await settle_usage(self._exchange)
         answer = fold.answer()
         names = self._names().complete(Started(answer.id, answer.model, answer.created, answer.system_fingerprint))
@@ -375,6 +473,11 @@ class Attempt:
             if isinstance(event, Failed):
                 raise event.error
         self._commit()
+        if self._screen is not None:
+            if plan.stream:
+                events = [self._names().complete(self.started or Started("", "")), *_without_head(events)]
+            await self._show_whole(self._screen, events)
+            return
         if plan.stream:
             await self._stream_answer(events)
             return
@@ -382,7 +485,7 @@ class Attempt:
             fold = Fold()
             for event in events:
                 fold.add(event)
-            await self._finish(await self._encode_answer(fold))
+            await self._finish(await self.encode_answer(fold))
             return
         if leg.client_model is not None and self.started is not None:
             body = rename_model(body, self.started.model, leg.client_model)
@@ -407,10 +510,20 @@ class Attempt:
                 raise UpstreamProtocolError(f"The provider sent an answer of more than {MAX_ANSWER_BYTES} bytes.")
             chunks.append(data)
 
+    async def _show_whole(self, screen: Screen, events: list[Event]) -> None:
+        self._clock.deadline = math.inf
+        self.whole = True
+        await screen.feed(events)
+        self.gave = True
+
     async def _finish(self, body: bytes) -> None:
         self._clock.deadline = math.inf
         await trio.lowlevel.checkpoint_if_cancelled()
-        self.gave = True
+        self.gave = self.whole = True
         self._exchange.whole = True  # from here on nothing comes in between: the writer is waiting
         await self._feed.send(body)
         self._feed.close()
+
+
+def _without_head(events: list[Event]) -> list[Event]:
+    return [event for event in events if not isinstance(event, Started)]

@@ -27,7 +27,17 @@ class Connection(Protocol):
 class Client:
     """ASGI's `send`, with the counts that the record needs. After the client has gone the server drops what is sent."""
 
-    __slots__ = ("_connection", "_send", "bytes_out", "chunks_out", "finished", "headers", "scrutiny", "status")
+    __slots__ = (
+        "_connection",
+        "_send",
+        "bytes_out",
+        "chunks_out",
+        "finished",
+        "headers",
+        "reshape",
+        "scrutiny",
+        "status",
+    )
 
     def __init__(self, send: Send, headers: Headers, connection: Connection | None = None) -> None:
         """`headers` go with every answer of this exchange, whatever its outcome. `connection` is the guarded server's, and
@@ -39,12 +49,16 @@ class Client:
         self.finished = False
         self.bytes_out = 0
         self.chunks_out = 0
+        self.reshape: Callable[[Headers], Headers] | None = None  # who changes the headers, if anybody does
         self.scrutiny: Scrutiny | None = None  # who looks at what a stream consists of, if anybody does
 
     async def start(self, status: int, headers: Headers) -> None:
         """Commit: from here on a failure can only be told in band."""
         self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": headers + self.headers})
+        headers = headers + self.headers
+        if self.reshape is not None:
+            headers = self.reshape(headers)
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, data: bytes) -> None:
         """Send a piece of the body; waits while the client does not read."""

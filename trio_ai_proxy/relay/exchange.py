@@ -6,15 +6,17 @@ from the reader's side, the channel closes behind it, and the writer says to the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import dataclasses
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import msgspec
 import trio
+from msgspec.structs import replace
 
 from trio_ai_proxy.accounting.outcome import Cause, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from tiktoken import Encoding
 
@@ -26,20 +28,21 @@ if TYPE_CHECKING:
     from trio_ai_proxy.errors import ProxyError
     from trio_ai_proxy.guards.slots import Slots
     from trio_ai_proxy.providers.base import Provider
+    from trio_ai_proxy.relay.credentials import Credential
+    from trio_ai_proxy.relay.guarding import Guarding
     from trio_ai_proxy.relay.override import Override
     from trio_ai_proxy.relay.scrutiny import Scrutiny
     from trio_ai_proxy.relay.thread import Thread
     from trio_ai_proxy.settings import ModelSettings, Timeouts
     from trio_ai_proxy.upstream.client import UpstreamClient
 
-Phase = Literal["accepted", "body", "queue", "connect", "first_token", "streaming", "done"]
+Phase = Literal["accepted", "body", "prepare", "queue", "connect", "first_token", "streaming", "done"]
 
 MAX_ABANDONED = 64
 MAX_ABANDONED_BYTES = 8 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """Where an exchange goes: one provider, its own name for the model, and the deadlines that hold."""
 
     provider: Provider
@@ -49,8 +52,7 @@ class Target:
     timeouts: Timeouts
 
 
-@dataclass(frozen=True, slots=True)
-class Leg:
+class Leg(msgspec.Struct, frozen=True):
     """One way to an answer: a target, and what follows from choosing it.
 
     index          its place among the model's targets
@@ -61,6 +63,7 @@ class Leg:
     encoding       how its tokens are counted, None: they are estimated
     can_prefill    it goes on from an assistant's message as if it had begun it itself
     begun          the text that it is asked to go on from, "" where it is asked for the whole answer
+    credential     the one of the provider's several that goes out, None where there are not several
     """
 
     index: int
@@ -72,6 +75,12 @@ class Leg:
     encoding: Encoding | None = None
     can_prefill: bool = False
     begun: str = ""
+    credential: Credential | None = None
+
+    def with_credential(self, credential: Credential) -> Leg:
+        """The same leg, with that one of the provider's credentials."""
+        provider = credential.of.provider(credential.index, self.target.model)
+        return replace(self, target=replace(self.target, provider=provider), credential=credential)
 
     def prefilled(self, text: str | None) -> Leg | None:
         """The same leg, asked to go on from `text`; None where that cannot be asked."""
@@ -88,7 +97,7 @@ class Leg:
                 return None
         messages.append({"role": "assistant", "content": said + text.rstrip()})
         fields = {**request.fields, "messages": messages}
-        return replace(self, request=replace(request, fields=fields), begun=text)
+        return replace(self, request=dataclasses.replace(request, fields=fields), begun=text)
 
 
 class Journey(Protocol):
@@ -137,8 +146,7 @@ class Trial(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What is to be done.
 
     stream      the client gets a stream
@@ -146,6 +154,9 @@ class Plan:
     journey     where it goes
     total       seconds that all of it may take
     scrutinise  makes what looks at the stream of one leg, where somebody wants that
+    prepare     what has to be waited for before it can be said where it goes: gives the plan that is then followed. It runs
+                within the exchange, and counts against its deadline. Raises `ProxyError` where the exchange goes no further.
+                What the client gets (`stream`, `hide_usage`, the model) stays as it is
     """
 
     request: ChatRequest
@@ -155,6 +166,7 @@ class Plan:
     journey: Journey
     total: float
     scrutinise: Callable[[Exchange, Leg], Scrutiny] | None = None
+    prepare: Callable[[Exchange, Plan], Awaitable[Plan]] | None = None
 
 
 class Live:
@@ -188,9 +200,10 @@ class Exchange:
     """One client request, from its acceptance to its record."""
 
     __slots__ = (
-        "abandoned", "accepted_at", "attempts", "attempts_begun", "attempts_committed", "body_bytes", "departure_is_told",
-        "dialect", "key", "leg", "live", "malformed", "meter", "model", "opened_at", "outcome", "phase", "plan",
-        "receiving", "released_at", "request_id", "settled_at", "thread", "upstream", "usage", "whole",
+        "abandoned", "accepted_at", "attempts", "attempts_begun", "attempts_committed", "body_bytes", "children",
+        "departure_is_told", "dialect", "guard", "guarding", "key", "leg", "live", "malformed", "meter", "model",
+        "opened_at", "outcome", "parent", "phase", "plan", "receiving", "released_at", "request_id", "settled_at", "thread",
+        "upstream", "usage", "whole",
     )  # fmt: skip
 
     def __init__(self, request_id: str, dialect: Dialect, live: Live, *, now: float) -> None:
@@ -199,6 +212,10 @@ class Exchange:
         self.live = live
         self.key: str | None = None
         self.model = ""  # the name that the client asked for
+        self.parent: str | None = None  # the request id of the exchange that has made this one
+        self.guard: str | None = None  # … and what for
+        self.guarding: Guarding | None = None  # the guards of its model, where it has some
+        self.children = 0  # how many it has made itself
         self.plan: Plan | None = None
         self.leg: Leg | None = None  # the one that answers, or was tried last
         self.meter: Meter | None = None

@@ -10,6 +10,8 @@ import trio
 from trio_ai_proxy.errors import UpstreamError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_ai_proxy.chat.events import Started
     from trio_ai_proxy.relay.client import Client
 
@@ -26,9 +28,13 @@ class Feed:
     usage_sent  the client has been given the provider's own usage
     dropped     fields of the request that the provider has not been told
     passed_at   when the client was last sent something past the writer
+    held_until  when the writer takes what is held back, unless the reader has passed it on by then
+    patience    what the writer waits in for the next piece, where it must not wait for ever
     """
 
-    __slots__ = ("_to_writer", "client", "dropped", "passed_at", "started", "usage_sent")
+    __slots__ = (
+        "_release", "_to_writer", "client", "dropped", "held_until", "passed_at", "patience", "started", "usage_sent",
+    )  # fmt: skip
 
     def __init__(self, to_writer: trio.MemorySendChannel[bytes], client: Client) -> None:
         self._to_writer = to_writer
@@ -37,6 +43,9 @@ class Feed:
         self.usage_sent = False
         self.dropped: tuple[str, ...] = ()
         self.passed_at = -math.inf
+        self.held_until = math.inf
+        self.patience: trio.CancelScope | None = None
+        self._release: Callable[[], bytes] | None = None
 
     @property
     def writer_is_idle(self) -> bool:
@@ -59,6 +68,24 @@ class Feed:
             await self._to_writer.send(out)
         except trio.BrokenResourceError:
             raise _unwritten() from None
+
+    def hold(self, until: float, release: Callable[[], bytes]) -> None:
+        """Something is held back: at `until` the writer, which waits meanwhile, takes what `release` gives then."""
+        self.held_until, self._release = until, release
+        if self.patience is not None:
+            self.patience.deadline = min(self.patience.deadline, until)
+
+    def hold_no_more(self) -> None:
+        """It has been passed on, or thrown away."""
+        self.held_until, self._release = math.inf, None
+
+    def take_held(self) -> bytes:
+        """What has been held back until now; nothing if there is none, or its time has not come."""
+        release = self._release
+        if release is None or self.held_until > trio.current_time():
+            return b""
+        self.hold_no_more()
+        return release()
 
     def close(self) -> None:
         """Nothing more comes."""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_ai_proxy.errors import InvalidRequest
+from trio_ai_proxy.relay.credentials import is_about_the_credential
 from trio_ai_proxy.relay.seam import Diverged
 from trio_ai_proxy.routing.backoff import wait_before
 from trio_ai_proxy.routing.breaker import verdict_for
 from trio_ai_proxy.routing.router import Choice
-from trio_ai_proxy.routing.steps import step_for
+from trio_ai_proxy.routing.steps import is_key_dead, step_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.accounting.meter import Meter
     from trio_ai_proxy.chat.request import ChatRequest
     from trio_ai_proxy.errors import ProxyError
+    from trio_ai_proxy.relay.credentials import Credential
     from trio_ai_proxy.relay.exchange import Leg, Trial
     from trio_ai_proxy.routing.backoff import Budget
     from trio_ai_proxy.routing.facts import Facts
@@ -58,8 +60,10 @@ class Journey:
         self._known: Facts | None = None
         self._make = make
         self._tried: dict[int, Step] = {}
+        self._slow: int | None = None  # one that was beaten: nobody knows that it would have failed
         self._failures: Counter[int] = Counter()
         self._broke_off: dict[int, Leg] = {}  # those that may be asked for the same answer again, in this order
+        self._used: tuple[Leg, ...] = ()  # those that went out with one of several credentials
 
     @property
     def _facts(self) -> Facts:
@@ -74,7 +78,7 @@ class Journey:
             if choice is None:
                 break
             try:
-                return self._make(choice.index, False)
+                return self._made(choice.index, False)
             except InvalidRequest as error:
                 refused = refused or error
                 self._tried[choice.index] = "next"
@@ -82,29 +86,44 @@ class Journey:
         raise refused or self._router.refusal(self._facts) or InvalidRequest(text)
 
     def after(self, failed: Sequence[tuple[Leg, ProxyError]], *, left: float) -> tuple[Leg, float] | None:
-        """See `relay.exchange.Journey.after`. The same target is tried again while its retries, its budget and the time allow
-        it, then the others; a target that cannot take the request is passed over."""
+        """See `relay.exchange.Journey.after`. The same target with another credential comes first. Without one it is tried again
+        while its retries, its budget and the time allow it, then the others; a target that cannot take the request is passed
+        over."""
         again: tuple[Leg, ProxyError] | None = None
+        rotated: Leg | None = None
         for leg, error in failed:
+            if leg.index == self._slow:
+                self._slow = None
+            other_key = self._with_another(leg, error)
+            if other_key is not None:
+                rotated = rotated or other_key
+                continue
             self._failures[leg.index] += 1
-            step = step_for(error, failures=self._failures[leg.index])
+            step = self._step(leg, error)
             if step == "stop":
                 return None
             if step == "again":
                 again, step = (leg, error), "next"
             self._tried[leg.index] = step
+        if rotated is not None:
+            return rotated, 0.0
         pause = self._pause(*again, left) if again is not None else None
         if again is not None and pause is not None:
-            return again[0], pause
+            return self._renewed(again[0], trio.current_time() + pause), pause
         other = self._other()
         return None if other is None else (other, 0.0)
 
     def instead(self, leg: Leg, error: ProxyError, *, is_cut: bool) -> Leg | None:
         """See `relay.exchange.Journey.instead`. Another target, for this one breaks off; where there is no other, one that has
         broken off, for it may have been bad luck. A policy on content that ends an answer is not walked round."""
+        other_key = None if is_cut else self._with_another(leg, error)
+        if other_key is not None:
+            return other_key
         index = leg.index
         self._failures[index] += 1
         self._tried[index] = "next"
+        if index == self._slow:
+            self._slow = None
         has_diverged = isinstance(error, Diverged)
         step = step_for(error)
         if is_cut and not has_diverged and step == "stop":
@@ -119,7 +138,7 @@ class Journey:
         for index, again in self._broke_off.items():
             health = self._healths[index]
             if self._failures[index] <= self._model.retries and health.budget.spend(trio.current_time()):
-                return again if not again.begun else self._make(index, False)
+                return self._renewed(again, trio.current_time()) if not again.begun else self._made(index, False)
         return None
 
     def hedge_after(self, leg: Leg) -> float | None:
@@ -134,23 +153,60 @@ class Journey:
         """See `relay.exchange.Journey.beside`."""
         if not self._hedges.has(trio.current_time()):
             return None
+        is_first = leg.index not in self._tried
         self._tried.setdefault(leg.index, "next")
         other = self._other()
         if other is not None:
+            self._slow = leg.index if is_first else None
             self._hedges.spend(trio.current_time())
         return other
 
     def begin(self, leg: Leg) -> Trial:
         is_again = self._failures[leg.index] > 0
+        if leg.credential is not None:
+            is_again = is_again or any(one.index == leg.index for one in self._used)
+            self._used += (leg,)
         tokens = 0 if self._router.is_plain else self._facts.tokens
-        return _Trial(self._healths[leg.index], tokens, is_again=is_again, own_key=leg.override is None)
+        own_key = leg.override is None
+        return _Trial(self._healths[leg.index], tokens, leg.credential, is_again=is_again, own_key=own_key)
+
+    def _step(self, leg: Leg, error: ProxyError) -> Step:
+        step = step_for(error, failures=self._failures[leg.index])
+        if step == "next" and leg.credential is not None and is_key_dead(error):
+            # One that only has to rest is as good as a target that only has to rest.
+            return "again" if leg.credential.of.ring.is_resting(trio.current_time()) else step
+        return step
+
+    def _with_another(self, leg: Leg, error: ProxyError) -> Leg | None:
+        """The same leg with a usable credential that this exchange has not tried; None if `error` is not about the credential
+        or there is none."""
+        if leg.credential is None or not is_about_the_credential(error):
+            return None
+        ours = leg.credential.of
+        tried = {one.credential.index for one in self._used if one.credential is not None and one.credential.of is ours}
+        other = ours.take_usable(trio.current_time(), tried)
+        return None if other is None else leg.with_credential(other)
+
+    def _made(self, index: int, is_stand_in: bool) -> Leg:
+        leg = self._make(index, is_stand_in)
+        return leg if leg.credential is None else self._renewed(leg, trio.current_time())
+
+    def _renewed(self, leg: Leg, now: float) -> Leg:
+        """`leg` with the credential whose turn it is at `now`, where it has gone out with its own before."""
+        credential = leg.credential
+        if credential is None or all(one.credential is not credential for one in self._used):
+            return leg
+        return leg.with_credential(credential.of.take(now))
 
     def _pause(self, leg: Leg, error: ProxyError, left: float) -> float | None:
         """Seconds before `leg` is tried again, None if it is not."""
         failures = self._failures[leg.index]
         if failures > self._model.retries:
             return None
-        pause = wait_before(error, failures, left=left, random=random.random())  # noqa: S311  # jitter is no secret
+        rest = None
+        if leg.credential is not None and is_about_the_credential(error):
+            rest = leg.credential.of.ring.told_rest(trio.current_time()) or 0.0
+        pause = wait_before(error, failures, left=left, random=random.random(), rest=rest)  # noqa: S311  # jitter is no secret
         if pause is None or not self._healths[leg.index].budget.spend(trio.current_time()):
             return None
         return pause
@@ -158,10 +214,14 @@ class Journey:
     def _other(self) -> Leg | None:
         while True:
             choice = self._choose()
+            if choice is None and self._slow is not None:
+                del self._tried[self._slow]
+                self._slow = None
+                continue
             if choice is None:
                 return None
             try:
-                return self._make(choice.index, True)
+                return self._made(choice.index, True)
             except InvalidRequest:
                 self._tried[choice.index] = "next"
 
@@ -171,11 +231,40 @@ class Journey:
         return self._router.choose(self._facts, self._tried, trio.current_time(), random.random())  # noqa: S311  # as above
 
 
-class _Trial:
-    """One attempt in the books of its target."""
+class Nowhere:
+    """The way of an exchange of which it is not known yet what will be asked: it has to be prepared first."""
 
-    def __init__(self, health: Health, tokens: int, *, is_again: bool, own_key: bool) -> None:
+    def first(self) -> Leg:
+        raise RuntimeError(_UNPREPARED)
+
+    def after(self, failed: Sequence[tuple[Leg, ProxyError]], *, left: float) -> tuple[Leg, float] | None:
+        raise RuntimeError(_UNPREPARED)
+
+    def instead(self, leg: Leg, error: ProxyError, *, is_cut: bool) -> Leg | None:
+        raise RuntimeError(_UNPREPARED)
+
+    def beside(self, leg: Leg) -> Leg | None:
+        raise RuntimeError(_UNPREPARED)
+
+    def hedge_after(self, leg: Leg) -> float | None:
+        raise RuntimeError(_UNPREPARED)
+
+    def begin(self, leg: Leg) -> Trial:
+        raise RuntimeError(_UNPREPARED)
+
+
+_UNPREPARED = "the exchange has not been prepared"
+NOWHERE = Nowhere()
+
+
+class _Trial:
+    """One attempt in the books of its target, and of its credential where there are several."""
+
+    def __init__(
+        self, health: Health, tokens: int, credential: Credential | None, *, is_again: bool, own_key: bool
+    ) -> None:
         self._health = health
+        self._credential = credential
         self._own_key = own_key
         self._is_sent = False
         self._tokens = tokens
@@ -187,6 +276,8 @@ class _Trial:
 
     def first_token(self) -> None:
         self._health.first_token(self._trial, trio.current_time())
+        if self._credential is not None:
+            self._credential.answered(trio.current_time())
 
     def end(self, error: ProxyError | None, meter: Meter, *, is_over: bool) -> None:
         if not self._is_sent:
@@ -194,6 +285,8 @@ class _Trial:
         verdict = verdict_for(error, own_key=self._own_key) if is_over else "none"
         if isinstance(error, Diverged):
             verdict = "none"  # another one's words are not the right ones because they came first
+        if self._credential is not None and is_over and self._credential.ended(error, trio.current_time()):
+            verdict = "none"  # with another credential it may well answer
         made = meter.completion_tokens
         reported = meter.reported.total_tokens if meter.reported is not None else 0
         used = reported or ((meter.reported_prompt or self._tokens) + made if made else None)

@@ -6,11 +6,12 @@ value is in no log and no record, and is taken out of what the provider says in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
+from msgspec.structs import replace
 
 from trio_ai_proxy.errors import InvalidRequest
 from trio_ai_proxy.providers.base import encode_body

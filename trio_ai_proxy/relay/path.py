@@ -7,8 +7,9 @@ Pure. It never raises for what a provider does wrong: a broken frame, a cut stre
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from trio_ai_proxy.chat.events import Event, Failed
 from trio_ai_proxy.errors import TruncatedStream, UpstreamError, UpstreamProtocolError
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from trio_ai_proxy.pipeline import Stage
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(msgspec.Struct):
     """What one chunk came to.
 
     out     whole frames for the client, in order, joined; a batch with an error has those that came before it
@@ -31,7 +31,7 @@ class Batch:
     """
 
     out: bytes = b""
-    events: list[Event] = field(default_factory=list)
+    events: list[Event] = []
     alive: bool = False
     ended: bool = False
     error: UpstreamError | None = None

@@ -14,7 +14,16 @@ import trio
 
 from trio_ai_proxy.accounting.outcome import Cause
 from trio_ai_proxy.accounting.record import Attempt as AttemptRow
-from trio_ai_proxy.errors import InvalidRequest, Overloaded, ProxyError, TruncatedStream, UpstreamError, UpstreamTimeout
+from trio_ai_proxy.errors import (
+    GuardBlocked,
+    GuardFailed,
+    InvalidRequest,
+    Overloaded,
+    ProxyError,
+    TruncatedStream,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from trio_ai_proxy.relay.attempt import Attempt, Beaten
 from trio_ai_proxy.relay.seam import Diverged
 from trio_ai_proxy.relay.thread import Thread
@@ -35,7 +44,10 @@ async def read_upstream(
     try:
         scope.deadline = trio.current_time() + plan.total
         with scope:
-            await _Attempts(exchange, plan, feed).run()
+            if plan.prepare is not None:
+                exchange.phase = "prepare"
+                plan = exchange.plan = await plan.prepare(exchange, plan)
+            await _answer(exchange, plan, feed)
         if scope.cancelled_caught and not exchange.ended and not exchange.whole:
             error = UpstreamTimeout("total", plan.total, f"The exchange was not over within {plan.total:g} s.")
             exchange.settle(Cause.TIMEOUT_TOTAL, error)
@@ -52,13 +64,42 @@ async def read_upstream(
         feed.close()
 
 
+async def _answer(exchange: Exchange, plan: Plan, feed: Feed) -> None:
+    """Have the answer made. Where guards look at it, it is whole when the last of them has let the last of it pass."""
+    guarding = exchange.guarding
+    if guarding is None or not guarding.looks_at_answers:
+        await _Attempts(exchange, plan, feed).run()
+        return
+    failure: ProxyError | None = None
+    feed.client.reshape = guarding.headers
+    async with trio.open_nursery() as nursery:
+        screen = guarding.open_screen(exchange, plan, feed, nursery)
+        attempts = _Attempts(exchange, plan, feed)
+        try:
+            try:
+                await attempts.run()
+            except ProxyError as error:
+                failure = error
+            if failure is None and attempts.answered is not None:
+                await screen.finish(attempts.answered.encode_answer)
+            elif screen.has_written:
+                await screen.close()  # what has passed the guards is the client's, and then it is told
+        except ProxyError as error:
+            failure = failure or error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
 def _cause_of(error: ProxyError) -> Cause:
+    if isinstance(error, GuardBlocked | GuardFailed):
+        return Cause.GUARD
     if isinstance(error, UpstreamTimeout):
         return Cause(f"timeout_{error.deadline}")
     if isinstance(error, TruncatedStream):
         return Cause.UPSTREAM_TRUNCATED
     if isinstance(error, Overloaded):
-        return Cause.TIMEOUT_QUEUE
+        return Cause.TIMEOUT_QUEUE if error.code == "timeout_queue" else Cause.LIMIT
     return Cause.UPSTREAM_ERROR if isinstance(error, UpstreamError) else Cause.REFUSED
 
 
@@ -69,14 +110,15 @@ class _Attempts:
         self._exchange = exchange
         self._plan = plan
         self._feed = feed
+        self.answered: Attempt | None = None  # the one that has said everything
         self._answering: Attempt | None = None
-        self._running: dict[Attempt, trio.CancelScope] = {}
+        self._running: dict[Attempt, trio.CancelScope | None] = {}  # with a scope where others may run beside it
         self._decided: trio.Event | None = None
         self._failed: list[Attempt] = []
         self._broken: ProxyError | None = None  # what broke off an answer of which the client has a part
         self._gave: Attempt | None = None  # the last that gave the client something
         self._rows: dict[Attempt, AttemptRow | None] = {}  # in the order in which they began
-        if plan.stream and plan.model.continuation == "splice":
+        if plan.stream and plan.model.continuation != "off":
             exchange.thread = Thread()
 
     async def run(self) -> None:
@@ -86,10 +128,12 @@ class _Attempts:
         leg, kind = self._plan.journey.first(), "first"
         while True:
             failed = await self._race(leg, kind)
-            # To a client that waits for the whole nothing has been given yet, and all of it can be made again.
-            cut = self._answering if self._plan.stream else None
-            self._answering = None
+            # To a client that waits for the whole nothing has been given yet, and all of it can be made again. Nor has it where
+            # the beginning was held back.
+            answering, self._answering = self._answering, None
+            cut = answering if answering is not None and answering.committed and self._plan.stream else None
             if not failed:
+                self.answered = answering
                 return
             self._failed += failed
             if cut is not None:
@@ -148,7 +192,7 @@ class _Attempts:
         """One attempt, and beside it another where the first is slow. Returns those that failed, nothing if one has answered."""
         journey = self._plan.journey
         seconds = journey.hedge_after(leg) if self._broken is None else None
-        first = self._begin(leg, kind)
+        first = self._begin(leg, kind, alone=seconds is None)
         if seconds is None:
             await self._make(first)
             return [first] if first.error is not None else []
@@ -171,14 +215,14 @@ class _Attempts:
             contenders = [self._answering]
         return [one for one in contenders if one.error is not None]
 
-    def _begin(self, leg: Leg, kind: str) -> Attempt:
-        """An attempt, which is in the books of its target from now on: it must be made."""
+    def _begin(self, leg: Leg, kind: str, *, alone: bool = False) -> Attempt:
+        """An attempt, which is in the books of its target from now on: it must be made. `alone`: no other is made beside it."""
         exchange, plan = self._exchange, self._plan
         attempt = Attempt(exchange, plan, leg, kind, self._feed, self._pass, plan.journey.begin(leg))
         if not exchange.attempts_committed and not self._running:
             exchange.answer_with(leg, attempt.meter)
         exchange.attempts_begun += 1
-        self._running[attempt] = trio.CancelScope()
+        self._running[attempt] = None if alone else trio.CancelScope()
         self._rows[attempt] = None
         return attempt
 
@@ -188,9 +232,14 @@ class _Attempts:
         began = trio.current_time()
         is_over = False
         try:
-            with self._running[attempt]:
+            scope = self._running[attempt]
+            if scope is None:
                 await attempt.run()
                 is_over = True
+            else:
+                with scope:
+                    await attempt.run()
+                    is_over = True
         except Beaten:
             pass
         except (UpstreamError, Overloaded, InvalidRequest) as error:
@@ -208,9 +257,8 @@ class _Attempts:
         if self._answering is not None:
             raise Beaten
         self._answering = attempt
-        self._exchange.attempts_committed += 1
         for other, scope in self._running.items():
-            if other is not attempt:
+            if other is not attempt and scope is not None:
                 scope.cancel()
         if self._decided is not None:
             self._decided.set()
@@ -221,22 +269,23 @@ class _Attempts:
         return AttemptRow(
             provider=leg.target.provider.name,
             model=leg.target.model,
-            outcome="beaten" if is_beaten else self._outcome(attempt.error, is_over=is_over).value,
+            outcome="beaten" if is_beaten else self._outcome(attempt, is_over=is_over).value,
             milliseconds=round((trio.current_time() - began) * 1000, 3),
             prompt_tokens=attempt.meter.reported_prompt,
             completion_tokens=attempt.meter.completion_tokens,
             kind=attempt.kind,
             answered=attempt.gave,
+            credential=leg.credential.index if leg.credential is not None else None,
         )
 
-    def _outcome(self, error: ProxyError | None, *, is_over: bool) -> Cause:
+    def _outcome(self, attempt: Attempt, *, is_over: bool) -> Cause:
         """How the attempt ended, for its row."""
         exchange = self._exchange
         if exchange.outcome.cause is not None:
             return exchange.outcome.cause
-        if error is not None:
-            return _cause_of(error)
-        if exchange.whole:
+        if attempt.error is not None:
+            return _cause_of(attempt.error)
+        if attempt.whole:
             return Cause.COMPLETED
         if exchange.upstream.cancel_called and exchange.upstream.deadline <= trio.current_time():
             return Cause.TIMEOUT_TOTAL

@@ -63,7 +63,7 @@ class Translation(FramedPath):
         self,
         framer: Framer,
         decoder: Stage[Frame, Event],
-        dialect: Dialect,
+        dialect: Dialect | None,
         names: Names,
         request: ChatRequest | None = None,
         *,
@@ -72,7 +72,7 @@ class Translation(FramedPath):
         goes_on: bool = False,
     ) -> None:
         """`thread` is the stream that this one is joined on to, if there is one; `goes_on`: the provider was given its text, and
-        does not begin again."""
+        does not begin again. Without a `dialect` nothing is written: what the client lacks is the batch's `new`."""
         super().__init__(framer, decoder, malformed_limit=malformed_limit)
         self._request = request
         self._dialect = dialect
@@ -82,8 +82,9 @@ class Translation(FramedPath):
         self._seam: Seam | Blank | None = None
         if thread is not None and thread.started is not None:
             self._seam = thread.go_on() if goes_on else thread.restart()
-            self._encoder = dialect.encoder(thread.started, request)
-            self._encoder.feed(thread.said())  # it writes on where another one stopped; the client has this
+            if dialect is not None:
+                self._encoder = dialect.encoder(thread.started, request)
+                self._encoder.feed(thread.said())  # it writes on where another one stopped; the client has this
 
     @override
     def _pass(self, frames: list[Frame]) -> Batch:
@@ -135,7 +136,7 @@ class Translation(FramedPath):
         """Put what `events` say, and the client lacks, into `batch`. Raises `Diverged`."""
         if not self._has_head:
             started = self._complete_head(events)
-            if self._encoder is None:
+            if self._encoder is None and self._dialect is not None:
                 self._encoder = self._dialect.encoder(started, self._request)
         new: Sequence[Event] = events
         if self._seam is not None:
@@ -143,6 +144,8 @@ class Translation(FramedPath):
             batch.new = batch.new or []
             if self._seam.is_closed:
                 self._seam = None
+        elif self._dialect is None:
+            batch.new = batch.new or []
         if batch.new is not None:
             batch.new += new
         if self._encoder is not None:

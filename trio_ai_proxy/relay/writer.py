@@ -6,6 +6,7 @@ provider thinks, a model may have comment lines sent; that commits the status, a
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -52,9 +53,10 @@ async def _write_stream(
     plan: Plan, exchange: Exchange, feed: Feed, from_reader: trio.MemoryReceiveChannel[bytes], client: Client
 ) -> None:
     keep_alive = plan.model.keep_alive
+    is_patient = keep_alive is None and plan.model.continuation != "hold"
     while True:
         try:
-            if keep_alive is None:
+            if is_patient:
                 block = await from_reader.receive()
             else:
                 said = await _receive_in_time(from_reader, feed, keep_alive)
@@ -67,6 +69,7 @@ async def _write_stream(
             await client.flush()
             continue
         if client.status is None:
+            is_patient = keep_alive is None
             await client.start(200, EVENT_STREAM + _told(exchange, feed))
         if exchange.departure_is_told and isinstance(block, Last):
             exchange.whole = True
@@ -77,17 +80,22 @@ async def _write_stream(
 
 
 async def _receive_in_time(
-    from_reader: trio.MemoryReceiveChannel[bytes], feed: Feed, keep_alive: float
+    from_reader: trio.MemoryReceiveChannel[bytes], feed: Feed, keep_alive: float | None
 ) -> bytes | None:
-    """The next block, or None when the client has been sent nothing for `keep_alive` seconds, past the writer either. Raises
-    `trio.EndOfChannel`."""
-    due = trio.current_time() + keep_alive
+    """The next block, or what has been held back for long enough, or None when the client has been sent nothing for
+    `keep_alive` seconds, past the writer either. Raises `trio.EndOfChannel`."""
+    pause = math.inf if keep_alive is None else keep_alive
+    due = trio.current_time() + pause
     while True:
-        with trio.CancelScope(deadline=due):
+        with trio.CancelScope(deadline=min(due, feed.held_until)) as feed.patience:
             return await from_reader.receive()
-        due = feed.passed_at + keep_alive
+        held = feed.take_held()
+        if held:
+            return held
         if due <= trio.current_time():
-            return None
+            due = feed.passed_at + pause
+            if due <= trio.current_time():
+                return None
 
 
 def _told(exchange: Exchange, feed: Feed | None = None) -> Headers:
@@ -146,6 +154,17 @@ async def conclude(exchange: Exchange, client: Client, *, plan: Plan | None = No
             await client.start(200, EVENT_STREAM + _told(exchange, feed))
         await client.finish(await _usage_chunk(exchange, plan, feed) + exchange.dialect.terminal)
         return
+    guarding = exchange.guarding
+    if (
+        outcome.cause is Cause.GUARD
+        and guarding is not None
+        and guarding.screen is not None
+        and client.status is not None
+    ):
+        end = guarding.screen.cut_off()
+        if end is not None and plan is not None:
+            await client.finish(end + await _usage_chunk(exchange, plan, feed) + exchange.dialect.terminal)
+            return
     error = outcome.error or InternalError("The gateway failed; its log tells more under this request id.")
     if client.status is None:
         await client.answer(error.status, exchange.dialect.encode_error(error), error_headers(error) + _told(exchange))
@@ -161,7 +180,8 @@ async def _usage_chunk(exchange: Exchange, plan: Plan, feed: Feed | None) -> byt
     started = feed.started or Started(id=f"chatcmpl-{exchange.request_id}", model=plan.request.model)
     if exchange.leg is not None and exchange.leg.client_model is not None:
         started = Started(started.id, exchange.leg.client_model, started.created, started.system_fingerprint)
-    return exchange.dialect.encode_usage(started, usage)
+    chunk = exchange.dialect.encode_usage(started, usage)
+    return chunk if exchange.guarding is None else exchange.guarding.frames(chunk)
 
 
 def error_headers(error: ProxyError) -> Headers:

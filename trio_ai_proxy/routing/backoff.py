@@ -23,17 +23,21 @@ def pause(failures: int, random: float) -> float:
     return random * min(MAX_SECONDS, BASE_SECONDS * 2.0 ** min(failures - 1, 16))
 
 
-def wait_before(error: ProxyError, failures: int, *, left: float, random: float) -> float | None:
+def wait_before(
+    error: ProxyError, failures: int, *, left: float, random: float, rest: float | None = None
+) -> float | None:
     """Seconds to wait before the same target is tried again after `error`, its `failures`-th failure in this exchange. None if
-    that does not fit into the `left` seconds of the deadline: then it is the next target's turn, at once.
+    that does not fit into the `left` seconds of the deadline: then it is the next target's turn, at once. `rest` takes the
+    place of the error's own Retry-After: what the first of several credentials has been told, 0 for nothing.
 
     After Retry-After comes a little jitter, or all who were told the same would come back together.
     """
     wait = pause(failures, random)
-    if error.retry_after is not None and error.retry_after > 0:
-        if error.retry_after > MAX_RETRY_AFTER:
+    told = error.retry_after if rest is None else rest
+    if told is not None and told > 0:
+        if told > MAX_RETRY_AFTER:
             return None
-        wait = error.retry_after + random * BASE_SECONDS
+        wait = told + random * BASE_SECONDS
     return wait if wait + NEEDED_SECONDS <= left else None
 
 

@@ -179,14 +179,18 @@ def _lot(value: str, one: Candidate) -> float:
 
 class Semantic:
     """The one whose description is nearest to what is asked, if it is near enough; then those without a description, which are
-    for everything else; then the others, the nearest first."""
+    for everything else; then the others, the nearest first. Where nobody knows what is near, by weight in turn."""
 
     def __init__(self, threshold: float = SIMILARITY_THRESHOLD) -> None:
         self._threshold = threshold
+        self._turns = Weighted()
 
     def order(self, candidates: Sequence[Candidate], draw: Draw) -> list[Candidate]:
+        if not draw.similarities:
+            return self._turns.order(candidates, draw)
+
         def rank(one: Candidate) -> tuple[int, float, int]:
-            if one.description is None or one.index >= len(draw.similarities):
+            if one.description is None:
                 return 1, 0.0, one.index
             near = draw.similarities[one.index]
             return (0 if near >= self._threshold else 2), -near, one.index
@@ -194,7 +198,8 @@ class Semantic:
         return sorted(candidates, key=rank)
 
     def took(self, chosen: Candidate, candidates: Sequence[Candidate], draw: Draw) -> None:
-        """It remembers nothing."""
+        if not draw.similarities:
+            self._turns.took(chosen, candidates, draw)
 
 
 def balance_of(model: ModelSettings) -> Balance:
@@ -211,6 +216,6 @@ def balance_of(model: ModelSettings) -> Balance:
         case "consistent_hash":
             return ConsistentHash()
         case "semantic":
-            return Semantic()
+            return Semantic(SIMILARITY_THRESHOLD if model.semantic is None else model.semantic.threshold)
         case _:
             assert_never(model.balance)

@@ -5,16 +5,16 @@ configuration asks for by name.
 from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003  the class is built at run time
-from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 from trio_ai_proxy.errors import InvalidRequest
 
 _MAX_PARAMETERS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """One request's head.
 
     headers   names in lower case
@@ -22,9 +22,9 @@ class Caller:
     captures  what a route's path has taken from this one, decoded
     """
 
-    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    headers: Mapping[bytes, bytes] = {}
     query: bytes = b""
-    captures: Mapping[str, str] = field(default_factory=dict)
+    captures: Mapping[str, str] = {}
 
     def header(self, name: str) -> str | None:
         """The value of a header, without blanks around it; None if there is none, or nothing in it."""

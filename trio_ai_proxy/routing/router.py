@@ -12,6 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from trio_ai_proxy.errors import InvalidRequest
 from trio_ai_proxy.routing.balance import Balance, Candidate, Draw, balance_of
 from trio_ai_proxy.routing.facts import ABILITIES, Facts, TargetFacts
@@ -27,8 +29,7 @@ if TYPE_CHECKING:
 _NO_PROBE = 1.0  # above every random number
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """A target.
 
     index    its place in the model

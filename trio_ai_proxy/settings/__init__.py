@@ -7,7 +7,8 @@ decoder, the configuration reference and the editors' schema alike:
     unit      "duration" (seconds in here), "size" (bytes in here), "count", "share" (above 0, at most 1)
     zero      True: a duration may be zero, a count may be zero
     empty     True: the text may be empty
-    kinds     the kinds of provider that have this key
+    kinds     the kinds of provider, or of guard, that have this key
+    short     the key of the table, or of each table, that a text alone stands for
     required  True: the file must give it although the type has a default
     not_built words of the contract that are still refused
 """
@@ -18,6 +19,15 @@ from collections.abc import Mapping  # noqa: TC003  the decoder resolves the ann
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trio_ai_proxy.settings.guards import (
+    GuardKind,
+    GuardSettings,
+    HeaderChanges,
+    JSONChanges,
+    MessageSettings,
+    PatternSettings,
+    TemplateSettings,
+)
 from trio_ai_proxy.settings.models import (
     Balance,
     CapabilitySettings,
@@ -27,6 +37,7 @@ from trio_ai_proxy.settings.models import (
     ModelSettings,
     OnDisconnect,
     ResponseStreaming,
+    SemanticSettings,
     TargetSettings,
     Unsupported,
 )
@@ -37,9 +48,10 @@ from trio_ai_proxy.settings.server import AdminSettings, ServerSettings, TokenSe
 
 __all__ = [
     "AdminSettings", "AuthSettings", "Balance", "BreakerSettings", "CapabilitySettings", "Continuation", "EntraSettings",
-    "HedgeAfter", "KeySettings", "MatchSettings", "ModelSettings", "OnDisconnect", "ProviderSettings", "ResponseStreaming",
-    "RouteSettings", "RouteType", "Secret", "ServerSettings", "Settings", "TargetSettings", "Timeouts", "TokenSettings",
-    "Unsupported",
+    "GuardKind", "GuardSettings", "HeaderChanges", "HedgeAfter", "JSONChanges", "KeySettings", "MatchSettings",
+    "MessageSettings", "ModelSettings", "OnDisconnect", "PatternSettings", "ProviderSettings", "ResponseStreaming",
+    "RouteSettings", "RouteType", "Secret", "SemanticSettings", "ServerSettings", "Settings", "TargetSettings",
+    "TemplateSettings", "Timeouts", "TokenSettings", "Unsupported",
 ]  # fmt: skip
 
 RouteType = Literal["llm/v1/chat", "llm/v1/completions", "llm/v1/embeddings"]
@@ -87,6 +99,9 @@ class Settings:
         default_factory=BreakerSettings, metadata={"doc": "When a target of any model is left alone."}
     )
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict, metadata={"doc": "Accounts, by name."})
+    guards: Mapping[str, GuardSettings] = field(
+        default_factory=dict, metadata={"doc": "What requests and answers go through, by name: see `docs/guards.md`."}
+    )
     models: Mapping[str, ModelSettings] = field(
         default_factory=dict, metadata={"doc": "Models, by the name clients ask for."}
     )

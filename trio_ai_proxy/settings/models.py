@@ -74,8 +74,27 @@ class TargetSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SemanticSettings:
+    """How `balance = "semantic"` finds out what a request is about."""
+
+    model: str = field(metadata={"doc": "A block of `[models]` that makes embeddings."})
+    threshold: float = field(
+        default=0.5,
+        metadata={
+            "doc": "How near a description must be (cosine similarity); below it the target without a description answers.",
+            "unit": "share",
+        },
+    )
+    timeout: float = field(
+        default=1.0,
+        metadata={"doc": "How long that may take; after it the targets take turns by weight.", "unit": "duration"},
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """A name that clients ask for. `timeouts` and `breaker` are complete: defaults, then the model's, are already merged."""
+    """A name that clients ask for. `timeouts` and `breaker` are complete: defaults, then the model's, are already merged; so are
+    `guards`: those of all models, then the model's own."""
 
     name: str
     targets: tuple[TargetSettings, ...] = field(default=(), metadata={"doc": "Who answers.", "required": True})
@@ -104,6 +123,10 @@ class ModelSettings:
         },
     )
     force_options: bool = False
+    guards: tuple[str, ...] = field(
+        default=(),
+        metadata={"doc": "Blocks of `[guards]`, in the order in which they run; those for all models run before them."},
+    )
     unsupported: Unsupported = field(
         default="auto",
         metadata={
@@ -115,9 +138,8 @@ class ModelSettings:
         default="weighted",
         metadata={
             "doc": "Who goes first among targets of equal priority: by weight in turn, the one with the fewest exchanges for its "
-            "weight, the quickest, the one with the fewest tokens for its weight in the last minute, or always the same for "
-            "the same `hash_on`.",
-            "not_built": ("semantic",),
+            "weight, the quickest, the one with the fewest tokens for its weight in the last minute, always the same for "
+            "the same `hash_on`, or the one whose `description` is nearest to what is asked.",
         },
     )
     hash_on: str | None = field(
@@ -126,6 +148,9 @@ class ModelSettings:
             "doc": "What `consistent_hash` keeps together: `key` (the client), `prefix` (the conversation, so that the "
             "provider's cache is met again), or the name of a header."
         },
+    )
+    semantic: SemanticSettings | None = field(
+        default=None, metadata={"doc": 'How `balance = "semantic"` finds out what a request is about.'}
     )
     retries: int = field(
         default=1,
@@ -150,9 +175,17 @@ class ModelSettings:
         default="off",
         metadata={
             "doc": "After an answer was cut, stalled or went wrong in the middle. off: an error in the stream; splice: another "
-            "attempt goes on where it stopped.",
-            "not_built": ("hold",),
+            "attempt goes on where it stopped; hold: the same, and the beginning is held back, so that what goes wrong within it "
+            "is made again unseen.",
         },
+    )
+    hold_bytes: int = field(
+        default=4096,
+        metadata={"doc": 'How much of the client\'s stream `continuation = "hold"` holds back.', "unit": "size"},
+    )
+    hold_for: float = field(
+        default=2.0,
+        metadata={"doc": "How long it does, from the first token on; whichever comes first.", "unit": "duration"},
     )
     malformed_limit: int = field(
         default=3,

@@ -55,6 +55,10 @@ class ProviderSettings:
         metadata={"doc": "Where it is, if not where the kind says; for openai kinds it ends in the version (`…/v1`)."},
     )
     api_key: Secret | None = field(default=None, metadata={"doc": "Its credential."})
+    api_keys: tuple[Secret, ...] = field(
+        default=(),
+        metadata={"doc": "Several credentials, in place of `api_key`: they take turns, see `docs/failover.md`."},
+    )
     auth: AuthSettings | None = field(default=None, metadata={"doc": "Another way to present the credential."})
     headers: Mapping[str, str] = field(
         default_factory=dict, metadata={"doc": "Headers sent with every request (an organisation, a project)."}
@@ -62,6 +66,14 @@ class ProviderSettings:
     max_in_flight: int = field(
         default=1000,
         metadata={"doc": "Exchanges with this provider at one time; more wait in a fair queue.", "unit": "count"},
+    )
+    max_queued: int = field(
+        default=1000,
+        metadata={
+            "doc": "Exchanges that may wait for that; one more takes a place of the key that has the most, or is refused.",
+            "unit": "count",
+            "zero": True,
+        },
     )
     transport: Literal["own", "httpx"] = field(
         default="own", metadata={"doc": "`httpx`: the stock transport, for HTTP/2 upstreams and proxies."}

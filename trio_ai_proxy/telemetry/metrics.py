@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from trio_ai_proxy.accounting.record import Attempt, ExchangeRecord
+    from trio_ai_proxy.accounting.record import Attempt, ExchangeRecord, GuardUse
 
 PREFIX = "trio_ai_proxy_"
 # A scrape runs on the event loop and takes 0.4 ms for each model, for the sake of its three histograms.
@@ -32,6 +32,7 @@ MAX_MODELS = 200
 MAX_MODEL_LENGTH = 200
 OTHER_MODEL = "other"
 LOOP_LAG_INTERVAL = 0.5
+_AT_ONCE = 64
 
 # Upper bounds in seconds. The first two begin with those of OpenTelemetry's gen_ai conventions (time_to_first_token,
 # operation.duration) and go on to the default deadlines.
@@ -50,13 +51,15 @@ _WATCHED = {
     "client_connections": "Open connections of clients.",
     "slots_in_use": "Exchanges that hold one of the provider's slots (max_in_flight).",
     "slots_waiting": "Exchanges that wait for one of the provider's slots.",
+    "queue_refused": "Attempts that got no slot: not in time, for a full queue, or for one full of the same client's (crowded).",
     "upstream_connections": "Open connections to the provider, idle ones included.",
     "breaker_state": "Of one target: 0 closed, 1 half open (it is probed), 2 open (it is left alone).",
     "target_in_flight": "Attempts at one target that have begun and not ended.",
+    "credentials_usable": "Of a provider with several credentials: how many are neither out nor resting.",
     "records_dropped": "Exchange records that could not be written.",
     "log_lines_dropped": "Log lines that could not be written.",
 }
-_WATCHED_COUNTERS = frozenset({"records_dropped", "log_lines_dropped"})
+_WATCHED_COUNTERS = frozenset({"records_dropped", "log_lines_dropped", "queue_refused"})
 
 Labels = tuple[str, ...]
 
@@ -75,13 +78,19 @@ class Metrics(Collector):
         self._hedges: Counter[Labels] = Counter()
         self._continuations: Counter[Labels] = Counter()
         self._malformed: Counter[Labels] = Counter()
+        self._guards: Counter[Labels] = Counter()
+        self._held: dict[Labels, Histogram] = {}
         self._exchanges: Counter[Labels] = Counter()
         self._tokens: Counter[Labels] = Counter()
         self._violations: Counter[Labels] = Counter()
+        self._children: Counter[Labels] = Counter()
+        self._meanings: Counter[Labels] = Counter()
+        self._credentials_out: Counter[Labels] = Counter()
         self._ttft: dict[Labels, Histogram] = {}
         self._gaps: dict[Labels, Histogram] = {}
         self._duration: dict[Labels, Histogram] = {}
         self._release = Histogram(RELEASE_BUCKETS)
+        self._uncounted: list[tuple[ExchangeRecord, Histogram | None]] = []
         self._watched: dict[str, list[tuple[dict[str, str], Callable[[], float]]]] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -93,7 +102,18 @@ class Metrics(Collector):
         self._watched.setdefault(name, []).append((labels, read))
 
     def record(self, record: ExchangeRecord, gaps: Histogram | None = None) -> None:
-        """Count one ended exchange. `gaps` are the seconds between its chunks (`Meter.gaps`)."""
+        """Count one ended exchange. `gaps` are the seconds between its chunks (`Meter.gaps`), which grow no more."""
+        self._uncounted.append((record, gaps))
+        if len(self._uncounted) >= _AT_ONCE:
+            self._count_all()
+
+    def _count_all(self) -> None:
+        # Many at once: what this needs has then to come into the processor's caches but once.
+        uncounted, self._uncounted = self._uncounted, []
+        for record, gaps in uncounted:
+            self._count_exchange(record, gaps)
+
+    def _count_exchange(self, record: ExchangeRecord, gaps: Histogram | None) -> None:
         target = (self._model_label(record), record.provider or "")
         self._exchanges[(record.outcome, *target, "true" if record.stream else "false")] += 1
         for kind, tokens in (
@@ -111,10 +131,24 @@ class Metrics(Collector):
             _of(self._gaps, target, INTER_TOKEN_BUCKETS).add(gaps)
         if record.upstream_released_ms is not None:
             self._release.observe(record.upstream_released_ms / 1000)
+        if record.guard is not None:
+            self._children[record.guard, record.outcome] += 1
         for attempt in record.attempts:
             self._count(attempt)
+        for use in record.guards:
+            self._count_guard(use)
         if record.malformed_events:
             self._malformed[(record.provider or "",)] += record.malformed_events
+
+    def _count_guard(self, use: GuardUse) -> None:
+        if use.request is not None:
+            self._guards[use.name, use.kind, "request", use.request] += 1
+        for verdict, count in use.verdicts.items():
+            self._guards[use.name, use.kind, "response", verdict] += count
+        if use.hits:
+            self._guards[use.name, use.kind, "response", "hit"] += use.hits
+        if use.held_ms:
+            _of(self._held, (use.name,), RELEASE_BUCKETS).observe(use.held_ms / 1000)
 
     def _count(self, attempt: Attempt) -> None:
         known = (attempt.provider, attempt.model) in self._targets
@@ -127,9 +161,17 @@ class Metrics(Collector):
         elif attempt.kind == "continuation":
             self._continuations[(attempt.outcome, *target)] += 1
 
+    def meaning(self, model: str, result: str) -> None:
+        """Count one request of a model with `balance = "semantic"`, by what became of finding out what it is about."""
+        self._meanings[model, result] += 1
+
     def violation(self, side: str, provider: str) -> None:
         """Count one stream that was not what a stream must be (`validate_streams`)."""
         self._violations[side, provider] += 1
+
+    def credential_out(self, provider: str, credential: int, reason: str) -> None:
+        """Count that one of several credentials was taken out, by the status `reason`."""
+        self._credentials_out[provider, str(credential), reason] += 1
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics, and their content type: Prometheus' text, or OpenMetrics if the header `accept` wants it."""
@@ -142,6 +184,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:  # type: ignore[explicit-override]  # typing.override needs 3.12
         """The families, as Prometheus' client library wants them."""
+        self._count_all()
         target = ("model", "provider")
         yield _counter("exchanges", "Exchanges that ended.", ("outcome", *target, "stream"), self._exchanges)
         yield _counter(
@@ -156,7 +199,29 @@ class Metrics(Collector):
             ("side", "provider"),
             self._violations,
         )
+        yield _counter(
+            "children",
+            "Exchanges that the gateway has made itself, by what for: a guard's name, or `semantic`. `exchanges` has them too.",
+            ("guard", "outcome"),
+            self._children,
+        )
+        yield _counter(
+            "semantic",
+            'Requests of models with `balance = "semantic"`. Where it failed, and while it rests after that, targets take turns.',
+            ("model", "result"),
+            self._meanings,
+        )
         yield from self._failover()
+        yield _counter(
+            "guard_verdicts",
+            "What guards have said: of requests (passed, changed, blocked, failed), and of answers (pass, replace, block, late "
+            "for each window, hit for each thing found).",
+            ("guard", "kind", "side", "verdict"),
+            self._guards,
+        )
+        yield _histogram(
+            "guard_held_seconds", "How long a guard held back something of an answer.", ("guard",), self._held
+        )
         yield _histogram(
             "ttft_seconds", "From the request's acceptance to the first generated token.", target, self._ttft
         )
@@ -192,6 +257,12 @@ class Metrics(Collector):
             "Attempts to go on with an answer that had broken off, by how they ended.",
             ("outcome", *at),
             self._continuations,
+        )
+        yield _counter(
+            "credentials_out",
+            "Credentials, by their places, that a provider did not take any more, by the status that said so.",
+            ("provider", "credential", "reason"),
+            self._credentials_out,
         )
         yield _counter(
             "malformed_events",

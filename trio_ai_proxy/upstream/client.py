@@ -61,10 +61,13 @@ class UpstreamClient:
         settings: ProviderSettings,
         transport: httpx.AsyncBaseTransport | None = None,
         readiness: Readiness | None = None,
+        *,
+        who: str | None = None,
     ) -> None:
-        """`transport` goes before what the settings say; `readiness` is what responses are watched with. Raises `ConfigError`
-        where the settings cannot be had."""
+        """`transport` goes before what the settings say; `readiness` is what responses are watched with; `who` is what errors
+        call the other side, where that is no provider. Raises `ConfigError` where the settings cannot be had."""
         self.name = settings.name
+        self._who = who or f"Provider '{settings.name}'"
         self._readiness = readiness
         self.transport = transport if transport is not None else _transport(settings)
         self._prepared: dict[tuple[object, ...], tuple[Origin, bytes]] = {}
@@ -91,7 +94,7 @@ class UpstreamClient:
                 origin, head = self._prepare(request)
                 outgoing_bytes = with_body(head, request.body)
                 link = await self.transport.ask(origin, outgoing_bytes, request.method, connect=connect, sent=sent)
-                return UpstreamResponse.of_link(link, self.name, self._readiness)
+                return UpstreamResponse.of_link(link, self._who, self._readiness)
             install_resolver()  # the stock transport looks names up in this run too
             outgoing = httpx.Request(
                 request.method,
@@ -106,12 +109,12 @@ class UpstreamClient:
             outgoing.stream = _Body(request.body)
             response = await self.transport.handle_async_request(outgoing)
         except httpx.ConnectTimeout as error:
-            message = f"Provider '{self.name}' could not be connected to within {connect:g} s."
+            message = f"{self._who} could not be connected to within {connect:g} s."
             raise UpstreamTimeout("connect", connect, message) from error
         except HTTPX_ERRORS as error:
             waited = trio.current_time() - began
-            raise upstream_error(error, self.name, deadline="first_token", waited=waited) from error
-        return UpstreamResponse.of_httpx(response, self.name)
+            raise upstream_error(error, self._who, deadline="first_token", waited=waited) from error
+        return UpstreamResponse.of_httpx(response, self._who)
 
     def _prepare(self, request: UpstreamRequest) -> tuple[Origin, bytes]:
         """Where `request` goes, and its head. Most come from the configuration, so there are few, and they are kept; where
@@ -165,13 +168,13 @@ class UpstreamResponse:
     """
 
     __slots__ = (
-        "_chunks", "_close", "_is_closed", "_link", "_provider", "_read", "_readiness", "_stream", "headers", "status",
+        "_chunks", "_close", "_is_closed", "_link", "_read", "_readiness", "_stream", "_who", "headers", "status",
     )  # fmt: skip
 
-    def __init__(self, status: int, headers: Mapping[str, str], provider: str) -> None:
+    def __init__(self, status: int, headers: Mapping[str, str], who: str) -> None:
         self.status = status
         self.headers = headers
-        self._provider = provider
+        self._who = who
         self._link: Link | None = None
         self._readiness: Readiness | None = None
         self._stream: httpx.AsyncByteStream | None = None
@@ -181,13 +184,13 @@ class UpstreamResponse:
         self._is_closed = False
 
     @classmethod
-    def of_link(cls, link: Link, provider: str, readiness: Readiness | None = None) -> UpstreamResponse:
+    def of_link(cls, link: Link, who: str, readiness: Readiness | None = None) -> UpstreamResponse:
         """A response of our own transport."""
         headers: dict[str, str] = {}
         for raw_name, raw_value in link.headers:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        response = cls(link.status, headers, provider)
+        response = cls(link.status, headers, who)
         response._link = link
         response._readiness = readiness
         response._read = link.read
@@ -195,9 +198,9 @@ class UpstreamResponse:
         return response
 
     @classmethod
-    def of_httpx(cls, response: httpx.Response, provider: str) -> UpstreamResponse:
+    def of_httpx(cls, response: httpx.Response, who: str) -> UpstreamResponse:
         """A response of any other transport."""
-        made = cls(response.status_code, dict(response.headers), provider)
+        made = cls(response.status_code, dict(response.headers), who)
         made._stream = cast("httpx.AsyncByteStream", response.stream)
         made._read = response.extensions.get(READ, made._read_next)
         made._close = response.extensions.get(CLOSE)
@@ -220,7 +223,7 @@ class UpstreamResponse:
             return await self._read()
         except HTTPX_ERRORS as error:
             waited = trio.current_time() - began
-            raise upstream_error(error, self._provider, deadline="idle", waited=waited) from error
+            raise upstream_error(error, self._who, deadline="idle", waited=waited) from error
 
     @property
     def can_watch(self) -> bool:
@@ -241,9 +244,7 @@ class UpstreamResponse:
         while chunk := await self.read():
             size += len(chunk)
             if size > max_bytes:
-                raise UpstreamProtocolError(
-                    f"Provider '{self._provider}' sent an answer of more than {max_bytes} bytes."
-                )
+                raise UpstreamProtocolError(f"{self._who} sent an answer of more than {max_bytes} bytes.")
             chunks.append(chunk)
         return b"".join(chunks)
 
@@ -300,13 +301,13 @@ async def _unwind(chunks: AsyncIterator[bytes]) -> None:
                 return
 
 
-def upstream_error(error: Exception, provider: str, *, deadline: str, waited: float) -> UpstreamError:
+def upstream_error(error: Exception, who: str, *, deadline: str, waited: float) -> UpstreamError:
     """Our error for one of httpx's (`HTTPX_ERRORS`). Its message quotes no text of a transport that is not ours: such
     texts may hold addresses with credentials in them, and they stay in the cause.
 
+    who               what is at the other side, at the beginning of a sentence
     deadline, waited  which wait it was and how many seconds it lasted, for a transport that has deadlines of its own
     """
-    who = f"Provider '{provider}'"
     match error:
         case httpx.ConnectTimeout() | httpx.PoolTimeout():
             return UpstreamTimeout("connect", waited, f"{who} could not be connected to within {waited:.3g} s.")
@@ -330,9 +331,9 @@ def upstream_error(error: Exception, provider: str, *, deadline: str, waited: fl
                 return TruncatedStream(f"{who} stopped before the end: the connection was closed.")
             return UpstreamProtocolError(f"{who} sent a wrong response.")
         case httpx.LocalProtocolError():
-            return UpstreamProtocolError(f"The request to provider '{provider}' cannot be sent.")
+            return UpstreamProtocolError(f"{who} cannot be sent this request.")
         case _:
-            return UpstreamProtocolError(f"The response of provider '{provider}' cannot be read.")
+            return UpstreamProtocolError(f"{who} sent a response that cannot be read.")
 
 
 def _headers(request: UpstreamRequest) -> list[tuple[bytes, bytes]]:
