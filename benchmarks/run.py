@@ -1,7 +1,7 @@
 """Run all benchmarks, one after the other, each in a process of its own, and print their tables.
 
-python benchmarks/run.py --quick    three minutes
-python benchmarks/run.py --full     twenty minutes, ten of it for memory.py
+python benchmarks/run.py --quick    six minutes
+python benchmarks/run.py --full     half an hour, ten of it for memory.py
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("departures", "churn", "slow_clients", "failover", "memory", "decoders")
+BENCHMARKS = ("departures", "churn", "slow_clients", "failover", "guards", "memory", "decoders")
 
 
 def main() -> int:

@@ -80,7 +80,7 @@ class TestPhase:
                 await trio.testing.wait_all_tasks_blocked()
                 answer = await bench.ask_stream(leave_after=3)
                 assert answer.returned_at == 3.0
-                assert bench.gateway._slots["scripted"].waiting == 0
+                assert bench.gateway.accounts["scripted"].slots.waiting == 0
             assert trio.current_time() == 7.0
         assert [(record.outcome, record.phase) for record in bench.records] == [
             ("client_gone", "queue"), ("completed", "done"),

@@ -107,7 +107,7 @@ async def test_as_a_stream(wire: str, recording: Recording, autojump_clock: Mock
 @EVERY
 async def test_gathered_into_one_answer(wire: str, recording: Recording, autojump_clock: MockClock) -> None:
     async with bench(wire, recording) as gateway:
-        provider: Any = gateway.gateway._providers["scripted"]
+        provider: Any = gateway.gateway.accounts["scripted"].provider
         provider.capabilities = replace(provider.capabilities, streams_only=True)
         answer = await gateway.client.post(PATHS[recording.operation], json=ASKED[recording.operation])
         check_books(gateway, wire, recording)

@@ -9,7 +9,7 @@ import pytest
 from support.exchanges import DONE, QUESTION, ROLE, STOP, Bench, delta, error_of, frame, stream, times, usage
 from support.ranks import encoding
 
-import trio_ai_proxy.relay.attempt
+import trio_ai_proxy.relay.whole
 from trio_ai_proxy.testing import Script, Step, openai_answer
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class TestPassThrough:
     async def test_too_long_an_answer_is_refused(
         self, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(trio_ai_proxy.relay.attempt, "MAX_ANSWER_BYTES", 1000)
+        monkeypatch.setattr(trio_ai_proxy.relay.whole, "MAX_ANSWER_BYTES", 1000)
         async with Bench(document(*[b" " * 100] * 50)) as bench:
             answer = await bench.ask()
             assert (answer.status, error_of(answer)["code"]) == (502, "upstream_protocol_error")
@@ -150,7 +150,7 @@ class TestFolded:
     async def test_too_long_a_stream_is_refused(
         self, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(trio_ai_proxy.relay.attempt, "MAX_FOLDED_BYTES", 10_000)
+        monkeypatch.setattr(trio_ai_proxy.relay.whole, "MAX_FOLDED_BYTES", 10_000)
         script = stream(*[(1.0, delta("x" * 1000))] * 50, STOP, DONE)
         async with Bench(script, provider={"kind": "demo"}) as bench:
             answer = await bench.ask()

@@ -80,7 +80,7 @@ async def test_slot_comes_back_however_it_ends(
     scripts = iter([script(), a_second()])
     async with Bench(lambda _: next(scripts), provider={"max_in_flight": 1}, timeouts={"idle": 5}) as bench:
         await bench.ask_stream(**manner)
-        assert bench.gateway._slots["scripted"].in_use == 0
+        assert bench.gateway.accounts["scripted"].slots.in_use == 0
         assert terminals(await bench.ask_stream()) == ["[DONE]"]
 
 
@@ -189,12 +189,12 @@ async def test_full_queue_leads_to_the_next_target_at_once(autojump_clock: MockC
         assert [(row.provider, row.kind, row.outcome) for row in rows] == [
             ("a", "first", "limit"), ("b", "next", "completed"),
         ]  # fmt: skip
-        assert bench.gateway._routers["gpt-4o"][1][0].breaker.consecutive == 0
+        assert bench.gateway.routers.known["gpt-4o"].healths[0].breaker.consecutive == 0
 
 
 async def test_one_that_loses_its_place_goes_to_the_next_target_at_once(autojump_clock: MockClock) -> None:
     async with Relay(a=a_second(), b=a_second(), providers={"a": {"max_in_flight": 1, "max_queued": 2}}) as bench:
-        slots = bench.gateway._slots["a"]
+        slots = bench.gateway.accounts["a"].slots
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(bench.ask_stream)

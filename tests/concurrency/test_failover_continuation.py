@@ -187,7 +187,7 @@ class TestDivergence:
         async with relay(a=broken(3, words=SEA), b=answer(["Other"])) as bench:
             for _ in range(4):
                 await bench.ask_stream()
-            breakers = [health.breaker for health in bench.gateway._routers["gpt-4o"][1]]
+            breakers = [health.breaker for health in bench.gateway.routers.known["gpt-4o"].healths]
             assert (breakers[0].consecutive, breakers[1].consecutive) == (4, 0)
 
 

@@ -109,7 +109,7 @@ async def test_our_own_bound_on_reading_on_is_not_held_against_the_target(
     async with relay(a=answer(pause=1), model=model, timeouts={"abandoned": 50.0}) as bench:
         await bench.ask_stream(leave_after=2.5)
         assert bench.released("a") == [3.0]
-        assert bench.gateway._routers["gpt-4o"][1][0].breaker.consecutive == 0
+        assert bench.gateway.routers.known["gpt-4o"].healths[0].breaker.consecutive == 0
 
 
 async def test_abandoned_answer_that_breaks_off_is_not_made_again(autojump_clock: MockClock) -> None:
@@ -173,7 +173,7 @@ class TestTime:
         async with bench, trio.open_nursery() as nursery:
             nursery.start_soon(bench.ask_stream)
             await trio.sleep(1)
-            assert bench.gateway._slots["a"].in_use == 0
+            assert bench.gateway.accounts["a"].slots.in_use == 0
             assert text(await bench.ask_stream()) == "The sea is wide."
             assert trio.current_time() < 2
 
@@ -238,7 +238,7 @@ class TestWhatIsTold:
             a=openai_error(500, "First."), b=answer(SEA), providers={"b": {"max_in_flight": 1}}, timeouts={"queue": 2.0},
             model={"retries": 0},
         ) as bench:  # fmt: skip
-            slots = bench.gateway._slots["b"]
+            slots = bench.gateway.accounts["b"].slots
             await slots.take(1)
             got = await bench.ask_stream()
             slots.give_back()
@@ -248,7 +248,7 @@ class TestWhatIsTold:
         async with relay(
             a=answer(SEA), b=answer(SEA), providers={"a": {"max_in_flight": 1}}, timeouts={"queue": 2.0}
         ) as bench:
-            slots = bench.gateway._slots["a"]
+            slots = bench.gateway.accounts["a"].slots
             await slots.take(1)
             got = await bench.ask_stream()
             slots.give_back()
@@ -260,14 +260,14 @@ class TestWhatIsTold:
         async with relay(a=openai_error(401), b=answer(SEA), providers=provider) as bench:
             for _ in range(12):
                 await bench.ask_stream(headers=[("x-own", "bad")])
-            breaker = bench.gateway._routers["gpt-4o"][1][0].breaker
+            breaker = bench.gateway.routers.known["gpt-4o"].healths[0].breaker
             assert breaker.failure_rate(trio.current_time()) == 0.0
 
 
 async def test_retries_are_a_share_of_all_calls(autojump_clock: MockClock) -> None:
     breaker = BreakerSettings(failures=10_000, rate=1.1)  # never opens
     async with relay(a=openai_error(500), b=answer(SEA, pause=0), model={"retries": 1, "breaker": breaker}) as bench:
-        health = bench.gateway._routing(bench.settings.models["gpt-4o"])[1][0]
+        health = bench.gateway.routers.of(bench.settings.models["gpt-4o"]).healths[0]
         health.budget._per_second = 0.0
         for _ in range(100):
             await bench.ask_stream()
@@ -277,5 +277,5 @@ async def test_retries_are_a_share_of_all_calls(autojump_clock: MockClock) -> No
 async def test_answer_in_one_piece_says_nothing_of_the_first_token(autojump_clock: MockClock) -> None:
     async with relay(a=openai_answer("sea", head_pause=30)) as bench:
         await bench.ask()
-        health = bench.gateway._routers["gpt-4o"][1][0]
+        health = bench.gateway.routers.known["gpt-4o"].healths[0]
         assert health.ttft(trio.current_time()) is None

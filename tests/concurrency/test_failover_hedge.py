@@ -171,7 +171,7 @@ class TestRestraint:
     async def test_budget_that_is_empty_chooses_nobody(self, autojump_clock: MockClock) -> None:
         async with relay(a=slow(4), b=slow(9)) as bench:
             await bench.ask_stream()
-            hedges = bench.gateway._routers["gpt-4o"][2]
+            hedges = bench.gateway.routers.known["gpt-4o"].hedges
             while hedges.spend(trio.current_time()):
                 pass
             hedges._per_second = hedges._ratio = 0.0
@@ -218,7 +218,7 @@ class TestRestraint:
             async with trio.open_nursery() as nursery:
                 for _ in range(5):
                     nursery.start_soon(bench.ask_stream)
-            health = bench.gateway._routers["gpt-4o"][1][0]
+            health = bench.gateway.routers.known["gpt-4o"].healths[0]
             assert health.ttft(trio.current_time()) == pytest.approx(1.0, abs=0.1)
 
 
@@ -249,7 +249,7 @@ class TestEnds:
         async with relay(
             a=slow(20), b=slow(10), model=model, timeouts={"abandoned": 100.0}, providers={"b": {"max_in_flight": 1}}
         ) as bench:
-            slots = bench.gateway._slots["b"]
+            slots = bench.gateway.accounts["b"].slots
             await slots.take(1)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(partial(bench.ask_stream, leave_after=5.0))

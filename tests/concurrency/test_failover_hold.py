@@ -167,7 +167,7 @@ class TestWithinTheWindow:
         async with relay(a=spoken("openai", SEA[:3], ending="cut"), b=answer(SEA)) as bench:
             for _ in range(2):
                 await bench.ask_stream()
-            assert bench.gateway._routers["gpt-4o"][1][0].breaker.consecutive == 2
+            assert bench.gateway.routers.known["gpt-4o"].healths[0].breaker.consecutive == 2
 
 
 class TestTheWindow:

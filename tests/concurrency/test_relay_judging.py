@@ -325,8 +325,9 @@ async def test_client_that_leaves_takes_everything_along(autojump_clock: MockClo
         async with trio.open_nursery() as nursery:
             judging = Judging("g", judge, ScriptedDesk(None), nursery, client.take)
             nursery.start_soon(judging.feed, [TextDelta("aa" * (MAX_IN_FLIGHT + 3))])
+            await trio.sleep(1)
             nursery.start_soon(judging.close)
-            await trio.sleep(5)
+            await trio.sleep(4)
             nursery.cancel_scope.cancel()
     assert trio.current_time() == 5
     assert judge.cancelled == MAX_IN_FLIGHT

@@ -157,11 +157,11 @@ class Bench:
         for transport in self.transports.values():
             if isinstance(transport, ScriptedTransport):
                 assert transport.open_responses == 0
-        for name, slots in gateway._slots.items():
-            assert (slots.in_use, slots.waiting) == (0, 0)
+        for name, account in gateway.accounts.items():
+            assert (account.slots.in_use, account.slots.waiting) == (0, 0)
             for gauge in (f'slots_in_use{{provider="{name}"}}', f'slots_waiting{{provider="{name}"}}'):
                 assert f"\ntrio_ai_proxy_{gauge} 0.0\n" in page
-        for _, healths, _ in gateway._routers.values():
+        for _, healths, _ in gateway.routers.known.values():
             for health in healths:
                 assert health.in_flight == 0
                 assert health.breaker._probe is None

@@ -15,7 +15,7 @@ import httpx
 import trio
 from support.exchanges import DONE, ROLE, Bench, delta, said, stream, text, usage
 
-from trio_ai_proxy.settings import CapabilitySettings, ProviderSettings, Secret, Settings, TargetSettings
+from trio_ai_proxy.settings import CapabilitySettings, GuardSettings, ProviderSettings, Secret, Settings, TargetSettings
 from trio_ai_proxy.testing import Script, ScriptedTransport
 from trio_ai_proxy.upstream.transport import CLOSE, READ
 
@@ -42,6 +42,7 @@ class Relay(Bench):
     timeouts, model  as in `Bench`
     providers        target → fields of its provider's settings; `kind` is "openai" unless it is said here
     targets          target → fields of its settings; `prefill` in it stands for the capability
+    guards           as in `Bench`; `judge` is what the model "judge" plays, which they may ask
     """
 
     def __init__(
@@ -52,10 +53,15 @@ class Relay(Bench):
         server: dict[str, Any] | None = None,
         providers: dict[str, dict[str, Any]] | None = None,
         targets: dict[str, dict[str, Any]] | None = None,
+        guards: tuple[GuardSettings, ...] = (),
+        judge: Playing | None = None,
         **playing: Playing,
     ) -> None:
         chosen = tuple(_target(name, place, (targets or {}).get(name, {})) for place, name in enumerate(playing))
-        super().__init__(Script(), timeouts=timeouts, server=server, model={**(model or {}), "targets": chosen})
+        fields = {**(model or {}), "targets": chosen}
+        super().__init__(Script(), timeouts=timeouts, server=server, model=fields, guards=guards)
+        if guards:
+            playing["scripted"] = judge if judge is not None else Script()  # whom the model "judge" goes to
         accounts = {
             name: ProviderSettings(
                 **{
@@ -74,6 +80,7 @@ class Relay(Bench):
             timeouts=self.settings.timeouts,
             providers=accounts,
             models=self.settings.models,
+            guards=self.settings.guards,
         )
         self.played = {name: ScriptedTransport(_player(script)) for name, script in playing.items()}
         self.transports = dict(self.played)

@@ -15,7 +15,7 @@ FIELDS = [
     "malformed_events", "parent", "guard", "guards",
 ]  # fmt: skip
 ATTEMPT_FIELDS = [
-    "provider", "model", "outcome", "milliseconds", "prompt_tokens", "completion_tokens", "kind", "answered",
+    "provider", "model", "outcome", "milliseconds", "prompt_tokens", "completion_tokens", "kind", "answered", "credential",
 ]  # fmt: skip
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_ai_proxy.config.asked import guard_problems
 from trio_ai_proxy.config.build import build
 from trio_ai_proxy.config.decode import Decoder, parse
 from trio_ai_proxy.config.defaults import default_settings, init_file
 from trio_ai_proxy.config.describe import describe
 from trio_ai_proxy.config.explain import Explanation, explain
-from trio_ai_proxy.config.guards import guard_problems
 from trio_ai_proxy.config.kinds import Kind
 from trio_ai_proxy.config.ports import check_bind
 from trio_ai_proxy.config.reference import json_schema, reference_markdown, write_docs

@@ -20,11 +20,10 @@ from trio_ai_proxy.guards.reshape import parse_path
 from trio_ai_proxy.settings import GuardSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from trio_ai_proxy.config.lines import Path
     from trio_ai_proxy.guards.patterns import Pattern
-    from trio_ai_proxy.settings import Settings
 
 MOST_CHARACTERS = 65_536
 """Of a window, and of what is shown before it."""
@@ -99,21 +98,6 @@ def check_model_guards(model: Table, document: Table, faults: Faults) -> None:
         faults.add(
             model.path, f'{table_name(model.path)} has several guards of kind "template" ({said}); make them one'
         )
-
-
-def guard_problems(settings: Settings, operations: Mapping[tuple[str, str], Collection[str]]) -> list[str]:
-    """Each guard that asks a model for what no target of it does, a sentence each. `operations` has what each target does, by
-    its provider and its model."""
-    problems = []
-    for guard in settings.guards.values():
-        model = settings.models.get(guard.model or "")
-        needed = "moderations" if guard.kind == "moderate" and guard.uses == "moderation" else "chat"
-        if model is not None and not any(needed in operations[each.provider, each.model] for each in model.targets):
-            hint = '; `uses = "chat"` asks any chat model' if needed == "moderations" else ""
-            problems.append(
-                f'guard "{guard.name}" asks the model "{model.name}" for {needed}, which it does not serve{hint}.'
-            )
-    return problems
 
 
 def _section(document: Table, name: str) -> dict[str, object]:

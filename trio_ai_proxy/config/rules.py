@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from trio_ai_proxy.config.decode import Faults, Table, nearest, table_name
 from trio_ai_proxy.config.fields import ALTERNATIVES
-from trio_ai_proxy.config.guards import check_guards, check_model_guards
 from trio_ai_proxy.config.headers import check_header
 from trio_ai_proxy.config.kinds import check_kind_keys
 from trio_ai_proxy.config.ports import port_faults
@@ -43,13 +42,23 @@ def check(document: Table, kinds: Mapping[str, Kind], faults: Faults) -> list[st
         check_model_placeholders(table, captured, faults)
         check_targets(table, document.values.get("keys", []), faults)
         check_semantic(table, models, faults)
-        check_model_guards(table, document, faults)
-    check_guards(document, faults)
+    _check_guards(document, faults)
     _check_keys(document.values.get("keys", []), faults)
     notes = _check_ports(document, faults) + _check_unresolved(faults, used)
     if not models:
         notes.append("no model is configured, so every request will be told that its model is unknown.")
     return notes
+
+
+def _check_guards(document: Table, faults: Faults) -> None:
+    models = document.values.get("models", {}).values()
+    if "guards" not in document.raw and not any("guards" in model.raw for model in models):
+        return  # and so RE2 need not be loaded
+    from trio_ai_proxy.config.guards import check_guards, check_model_guards
+
+    for model in models:
+        check_model_guards(model, document, faults)
+    check_guards(document, faults)
 
 
 def _names(document: Table, section: str) -> dict[str, object]:

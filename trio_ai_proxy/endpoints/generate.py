@@ -117,7 +117,7 @@ class Generate:
             model = fill_model(self._model, caller) if self._model is not None else None
             request = self._dialect.parse_request(body.content(), model=model)
             exchange.model = request.model
-            plan = services.plan(request, key, caller)
+            plan = services.planner.plan(request, key, caller)
         except ClientError as error:
             exchange.settle(Cause.REFUSED, error)
             await conclude(exchange, client)

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_ai_proxy.chat.request import ChatRequest
     from trio_ai_proxy.guards.auth import Keyring
     from trio_ai_proxy.relay.client import Client
     from trio_ai_proxy.relay.exchange import Exchange, Live, Plan
+    from trio_ai_proxy.relay.planning import Planner
     from trio_ai_proxy.routing.backoff import Budget
-    from trio_ai_proxy.routing.caller import Caller
     from trio_ai_proxy.routing.credentials import CredentialView
     from trio_ai_proxy.routing.health import Health
     from trio_ai_proxy.routing.routes import Routes
-    from trio_ai_proxy.settings import KeySettings, ModelSettings, Settings
+    from trio_ai_proxy.settings import ModelSettings, Settings
     from trio_ai_proxy.telemetry.metrics import Metrics
 
 
@@ -28,12 +27,9 @@ class Services(Protocol):
     routes: Routes
     live: Live
     metrics: Metrics
+    planner: Planner
     draining: bool
     started_at: int
-
-    def plan(self, request: ChatRequest, key: KeySettings | None, caller: Caller) -> Plan:
-        """Where `request` of `caller` goes and how. Raises `ClientError`."""
-        ...
 
     def known_targets(self) -> list[tuple[ModelSettings, Sequence[Health], Budget]]:
         """Every model, what is known of its targets, and what is left for hedges; one without a name is for all other names."""

@@ -1,6 +1,6 @@
 """The guard `redact`: what shall not be said, on the way in and on the way out.
 
-Pure. A match is replaced, or ends the request or the answer. With `reversible`, each value in a request has a placeholder of
+A match is replaced, or ends the request or the answer. With `reversible`, each value in a request has a placeholder of
 its own (`[email_1]`), which the provider sees in its stead; where the answer repeats it, the value is put back. What the
 model says by itself is redacted as ever.
 """
@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import re2  # type: ignore[import-untyped]  # it comes without types
+import trio
 
 from trio_ai_proxy.chat.request import ChatRequest
 from trio_ai_proxy.errors import GuardBlocked
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from trio_ai_proxy.guards.request_texts import Path
 
 _NAME = "{name}"
+_AT_ONCE = 64 * 1024  # characters: 3 ms of prose. What is longer is looked through in a thread, beside the streams
+_threads = trio.CapacityLimiter(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,9 @@ class Redact:
     async def enter(self, request: ChatRequest, desk: Desk) -> ChatRequest:
         """`request` without what is looked for; itself where nothing was found. Raises `GuardBlocked`, also for a prompt of token
         numbers, which nobody here can read."""
-        return self.redact(request)
+        if not _is_long(request):
+            return self.redact(request)
+        return await trio.to_thread.run_sync(self.redact, request, limiter=_threads, abandon_on_cancel=True)
 
     def redact(self, request: ChatRequest) -> ChatRequest:
         """The same as `enter`, for whoever does not wait. It takes time: 50 ms for 1 MiB of prose, some seconds for as much
@@ -221,3 +226,10 @@ def _joined(texts: Sequence[str], redaction: Redaction) -> list[str]:
         if not isinstance(piece, str) and is_first:
             redaction.write(piece)  # too long a match, which ends it all
     return ["".join(texts) for texts in written]
+
+
+def _is_long(request: ChatRequest) -> bool:
+    try:
+        return sum(len(said.text) for group in groups_in(request) for said in group) > _AT_ONCE
+    except WordsInNumbers:
+        return False  # nothing of it will be read

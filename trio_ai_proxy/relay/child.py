@@ -29,18 +29,15 @@ if TYPE_CHECKING:
     from trio_ai_proxy.chat.usage import TokenUsage
     from trio_ai_proxy.dialects.base import StreamEncoder, StreamGrammar
     from trio_ai_proxy.errors import ProxyError
-    from trio_ai_proxy.relay.exchange import Live, Plan
+    from trio_ai_proxy.relay.exchange import Live
+    from trio_ai_proxy.relay.planning import Planner
 
 
 class Home(Protocol):
     """The gateway, seen from a child."""
 
     live: Live
-
-    def plan_child(self, request: ChatRequest, key: str | None, *, seconds: float) -> Plan:
-        """Where a `request` of the gateway's own goes, on behalf of the client whose key is called `key`, within `seconds` at
-        most. Raises `ClientError`."""
-        ...
+    planner: Planner
 
     def record(self, exchange: Exchange, client: Client) -> None:
         """Write the books: once for every exchange, when it has ended."""
@@ -80,7 +77,7 @@ async def ask_child(
         request = ChatRequest(operation, model, stream=False, include_usage=False, fields={**fields, "model": model})
         try:
             child.body_bytes = _size(request.fields)
-            child.plan = plan = home.plan_child(
+            child.plan = plan = home.planner.plan_child(
                 request, child.key, seconds=min(seconds, parent.upstream.deadline - now)
             )
         except ClientError as error:

@@ -54,10 +54,11 @@ class Client:
 
     async def start(self, status: int, headers: Headers) -> None:
         """Commit: from here on a failure can only be told in band."""
-        self.status = status
         headers = headers + self.headers
-        if self.reshape is not None:
-            headers = self.reshape(headers)
+        reshape, self.reshape = self.reshape, None  # once: should it fail, that is told without it
+        if reshape is not None:
+            headers = reshape(headers)
+        self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, data: bytes) -> None:

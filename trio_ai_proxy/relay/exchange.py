@@ -274,6 +274,8 @@ class Exchange:
             return
         self.abandoned = True
         self.live.abandoned += 1
+        if self.guarding is not None:
+            self.guarding.give_up()
         self.upstream.deadline = min(self.upstream.deadline, trio.current_time() + seconds)
 
     def _read_on_seconds(self) -> float:

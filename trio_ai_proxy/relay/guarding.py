@@ -14,13 +14,21 @@ import trio
 
 from trio_ai_proxy.accounting.outcome import Cause
 from trio_ai_proxy.accounting.record import GuardUse
-from trio_ai_proxy.chat.events import Finished, Started
+from trio_ai_proxy.chat.events import (
+    Failed,
+    Finished,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+)
 from trio_ai_proxy.chat.fold import Fold
 from trio_ai_proxy.errors import GuardBlocked, ProxyError
 from trio_ai_proxy.relay.judging import Judging
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from trio_ai_proxy.chat.events import Event
     from trio_ai_proxy.chat.request import ChatRequest
@@ -31,6 +39,9 @@ if TYPE_CHECKING:
     from trio_ai_proxy.relay.feed import Feed
 
 Encode = Callable[[Fold], Awaitable[bytes]]
+
+_SPOONFUL = 8 * 1024
+_MAX_CHOICES = 128  # OpenAI's own limit for `n`, which is the client's word
 
 
 class Guarding:
@@ -93,6 +104,11 @@ class Guarding:
                 stages.append(screen.judge(guard, guard.judging.judge_for(request), self._desk, len(stages), nursery))
         return stages
 
+    def give_up(self) -> None:
+        """The client has gone, and the provider is read on for its usage alone: nobody is asked about the answer any more."""
+        if self.screen is not None:
+            self.screen.give_up()
+
     def headers(self, headers: Headers) -> Headers:
         """The headers of an answer, as the guards would have them."""
         for reshaper in self._reshapers:
@@ -140,8 +156,13 @@ class _Filtering:
     def __init__(self, guard: Guard, look: Filter) -> None:
         self.guard = guard
         self.filter = look
-        self.held_seconds = 0.0
+        self._held_seconds = 0.0
         self._held_since: float | None = None
+
+    @property
+    def held_seconds(self) -> float:
+        pending = trio.current_time() - self._held_since if self._held_since is not None else 0.0
+        return self._held_seconds + pending
 
     def feed(self, events: Sequence[Event]) -> list[Event]:
         out = self.filter.feed(events)
@@ -154,7 +175,7 @@ class _Filtering:
 
     def release(self) -> None:
         if self._held_since is not None:
-            self.held_seconds += trio.current_time() - self._held_since
+            self._held_seconds += trio.current_time() - self._held_since
             self._held_since = None
 
 
@@ -173,9 +194,11 @@ class Screen:
         self._nursery = nursery
         self._guarding = guarding
         self._stages = guarding.stages(self, nursery)
+        self._head = Started("", "")
         self._encoder: StreamEncoder | None = None
         self._fold: Fold | None = None if plan.stream else Fold()
-        self._begun: set[int] = set()  # choices that have begun and have not ended
+        self._begun: set[int] = set()  # choices of which something has left
+        self._ended: set[int] = set()  # … and the end
         self.has_written = False
         self._one_at_a_time = trio.Lock()
 
@@ -191,7 +214,11 @@ class Screen:
         """Take what the provider has said. Returns when what may leave of it has left, as far as the guards keep up."""
         async with self._one_at_a_time:
             if not self._exchange.ended:
-                await self._pass(events, 0)
+                # A provider that fails is not the end of the answer: another may go on in the middle of what is held.
+                for piece in in_spoonfuls([event for event in events if not isinstance(event, Failed)]):
+                    await self._pass(piece, 0)
+                    if len(events) > 1:
+                        await trio.lowlevel.checkpoint()  # a long answer in one piece must not hold up the others
 
     async def finish(self, encode: Encode) -> None:
         """The provider has said everything. Returns when all of it has left, which makes the exchange whole. `encode` writes the
@@ -221,6 +248,12 @@ class Screen:
                 if stage.filter.blocked is not None:
                     self._block(stage.guard, stage.filter.blocked)
 
+    def give_up(self) -> None:
+        """Nobody waits for the answer any more: what still comes is taken, and nobody is asked about it."""
+        for stage in self._stages:
+            if isinstance(stage, Judging):
+                stage.give_up()
+
     def later(self, until: float, act: Callable[[], Awaitable[None]]) -> trio.CancelScope:
         """Do something at that time, unless the scope that is returned is cancelled before."""
         scope = trio.CancelScope()
@@ -228,7 +261,7 @@ class Screen:
         async def wait() -> None:
             with scope:
                 await trio.sleep_until(until)
-            if not scope.cancelled_caught:
+            if not scope.cancel_called:  # perhaps in the very instant, in which the sleep is over all the same
                 try:
                     await act()
                 except ProxyError as error:
@@ -263,21 +296,23 @@ class Screen:
                 self._fold.add(event)
             return
         if self._encoder is None:
-            head = next((event for event in events if isinstance(event, Started)), Started("", ""))
-            leg = self._exchange.leg
-            self._encoder = self._exchange.dialect.encoder(head, leg.request if leg is not None else None)
-        for event in events:
-            if isinstance(event, Finished):
-                self._begun.discard(event.index)
-            else:
-                index = getattr(event, "index", None)
-                if index is not None:
-                    self._begun.add(index)
+            self._head = next((event for event in events if isinstance(event, Started)), self._head)
+            self._encoder = self._new_encoder()
         out = self._guarding.frames(self._encoder.feed(events))
         if out:
             self.has_written = True
             if not self._feed.send_nowait(out):
                 await self._feed.send(out)
+        for event in events:  # now that it has left: a guard may have stopped it on its way to a slow client
+            index = getattr(event, "index", None)
+            if index is not None:
+                self._begun.add(index)
+                if isinstance(event, Finished):
+                    self._ended.add(index)
+
+    def _new_encoder(self) -> StreamEncoder:
+        leg = self._exchange.leg
+        return self._exchange.dialect.encoder(self._head, leg.request if leg is not None else None)
 
     def _block(self, guard: Guard, error: GuardBlocked) -> None:
         """End it here: the outcome first, and then the upstream goes."""
@@ -291,8 +326,14 @@ class Screen:
         guard = self._guarding.blocked
         if guard is None or guard.on_block != "finish" or self._encoder is None:
             return None
-        ends: list[Event] = [Finished("content_filter", index) for index in sorted(self._begun or {0})]
-        lines = self._encoder.feed(ends).split(b"\n")
+        count = self._plan.request.fields.get("n")
+        choices = self._begun.union(range(min(count, _MAX_CHOICES) if isinstance(count, int) else 1))
+        ends = [Finished("content_filter", index) for index in sorted(choices - self._ended)]
+        if not ends:  # nothing is left to be said of any choice
+            return None
+        fresh = self._new_encoder()  # for choices that the client knows nothing of: it says who speaks
+        out = b"".join((self._encoder if end.index in self._begun else fresh).feed([end]) for end in ends)
+        lines = out.split(b"\n")
         for at, line in enumerate(lines):
             if line.startswith(b"data: {"):
                 lines[at] = b"data: " + msgspec.json.encode(msgspec.json.decode(line[6:]) | {"guard": guard.name})
@@ -307,9 +348,36 @@ class Screen:
                 if stage.failures:
                     use.verdicts["failed"] = stage.failures
             else:
-                stage.release()
                 use = uses[stage.guard.name]
                 use.hits = stage.filter.hits
                 if stage.filter.blocked is not None:
                     use.verdicts = {"block": 1}
             use.held_ms = round(stage.held_seconds * 1000, 3)
+
+
+def in_spoonfuls(events: Sequence[Event]) -> Iterator[list[Event]]:
+    """`events` in lists of at most about 8,000 characters, for what takes time with each. A longer delta becomes several."""
+    spoonful: list[Event] = []
+    size = 0
+    for event in events:
+        said = _said(event)
+        size += len(said)
+        if size > _SPOONFUL and isinstance(event, TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta):
+            name = "arguments" if isinstance(event, ToolCallDelta) else "text"
+            for start in range(0, len(said), _SPOONFUL):
+                piece: dict[str, str] = {name: said[start : start + _SPOONFUL]}
+                if start and isinstance(event, ToolCallDelta):
+                    piece |= {"id": "", "name": "", "signature": ""}  # which the first has told
+                yield [*spoonful, msgspec.structs.replace(event, **piece)]
+                spoonful = []
+            size = 0
+        else:
+            spoonful.append(event)
+    if spoonful:
+        yield spoonful
+
+
+def _said(event: Event) -> str:
+    if isinstance(event, TextDelta | ReasoningDelta | RefusalDelta):
+        return event.text
+    return event.arguments if isinstance(event, ToolCallDelta) else ""

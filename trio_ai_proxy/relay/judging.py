@@ -37,7 +37,6 @@ class Judging:
     blocked       why the answer ends here, None while it may go on
     windows       how many windows there were
     verdicts      how many were told "pass", "replace" or "block"; "late" is a replacement of text that had left
-    held_seconds  how long something that could have left waited for a verdict, however much of it there was
     """
 
     def __init__(
@@ -56,7 +55,6 @@ class Judging:
         self.blocked: GuardBlocked | None = None
         self.windows = 0
         self.verdicts: Counter[str] = Counter()
-        self.held_seconds = 0.0
         self.name = name
         self._judge = judge
         self._desk = desk
@@ -69,11 +67,19 @@ class Judging:
         self._is_closed = False
         self._is_delivering = False
         self._error: ProxyError | None = None
+        self._held_seconds = 0.0
         self._held_since: float | None = None
+        self._is_given_up = False
         self._moved = trio.lowlevel.ParkingLot()  # whoever feeds waits here for what is in the way
         self._ready = trio.lowlevel.ParkingLot()  # whoever delivers waits here
         self._over = trio.Event()
         nursery.start_soon(self._deliver_all, name=f"deliver past {name}")
+
+    @property
+    def held_seconds(self) -> float:
+        """How long something that could have left has waited for a verdict until now, however much of it there was."""
+        pending = trio.current_time() - self._held_since if self._held_since is not None else 0.0
+        return self._held_seconds + pending
 
     @property
     def failures(self) -> int:
@@ -100,14 +106,24 @@ class Judging:
         if self._error is not None:
             raise self._error
 
+    def give_up(self) -> None:
+        """Nobody waits for the answer any more: nothing more of it is judged or given on, and nobody who feeds has to wait."""
+        self._is_given_up = True
+        self._to_judge.clear()
+        for scope in self._judging:
+            scope.cancel()
+        self._look()
+
     def _take(self, closed: list[Ticket]) -> None:
+        if self._is_given_up:
+            return
         self.windows += len(closed)
         self._to_judge += closed
         self._start()
         self._look()
 
     def _is_behind(self) -> bool:
-        if self._over.is_set() or self.blocked is not None:
+        if self._over.is_set() or self.blocked is not None or self._is_given_up:
             return False
         if self._line.has_ready or self._is_delivering or self._to_judge:
             return True
@@ -127,11 +143,11 @@ class Judging:
         self._moved.unpark_all()
 
     def _keep_time(self) -> None:
-        if self._line.is_waiting:
+        if self._line.is_waiting and not self._is_given_up:
             if self._held_since is None:
                 self._held_since = trio.current_time()
         elif self._held_since is not None:
-            self.held_seconds += trio.current_time() - self._held_since
+            self._held_seconds += trio.current_time() - self._held_since
             self._held_since = None
 
     async def _ask(self, ticket: Ticket, scope: trio.CancelScope) -> None:
@@ -170,7 +186,7 @@ class Judging:
 
     async def _deliver_all(self) -> None:
         try:
-            while True:
+            while not self._is_given_up:
                 events = self._line.take()
                 if events:
                     self._is_delivering = True

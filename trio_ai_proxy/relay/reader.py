@@ -8,8 +8,10 @@ continue it (`relay.thread`), where the model's `continuation` says so.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from trio_ai_proxy.accounting.outcome import Cause
@@ -27,6 +29,7 @@ from trio_ai_proxy.errors import (
 from trio_ai_proxy.relay.attempt import Attempt, Beaten
 from trio_ai_proxy.relay.seam import Diverged
 from trio_ai_proxy.relay.thread import Thread
+from trio_ai_proxy.relay.whole import encode_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,11 +84,14 @@ async def _answer(exchange: Exchange, plan: Plan, feed: Feed) -> None:
             except ProxyError as error:
                 failure = error
             if failure is None and attempts.answered is not None:
-                await screen.finish(attempts.answered.encode_answer)
+                await screen.finish(partial(encode_answer, attempts.answered))
             elif screen.has_written:
                 await screen.close()  # what has passed the guards is the client's, and then it is told
         except ProxyError as error:
             failure = failure or error
+        finally:
+            if not screen.has_written and not exchange.whole:  # the guards have kept all of it
+                exchange.attempts = [msgspec.structs.replace(row, answered=False) for row in exchange.attempts]
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure

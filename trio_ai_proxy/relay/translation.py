@@ -107,6 +107,8 @@ class Translation(FramedPath):
                 self._encode(events, batch)
             except Diverged as diverged:
                 batch.ended = False
+                if isinstance(events[-1], Ended | Failed):
+                    events.pop()  # there is one reason why it is over
                 return self._end(batch, diverged)
         return batch if error is None or self._is_over else self._end(batch, error)
 
@@ -140,8 +142,8 @@ class Translation(FramedPath):
                 self._encoder = self._dialect.encoder(started, self._request)
         new: Sequence[Event] = events
         if self._seam is not None:
+            batch.new = batch.new or []  # also where it says something else, of which nothing is for the client
             new = self._seam.feed(events)
-            batch.new = batch.new or []
             if self._seam.is_closed:
                 self._seam = None
         elif self._dialect is None:

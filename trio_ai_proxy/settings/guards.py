@@ -229,8 +229,8 @@ class GuardSettings:
     extract: str | None = field(
         default=None,
         metadata={
-            "doc": "Regular expression (RE2) for the part of the model's answer that counts: its group, or all of the match. Absent: "
-            "the whole answer.",
+            "doc": "Regular expression (RE2) for the part of the model's answer that counts: its group, or all of the match. "
+            "Absent: the whole answer.",
             "kinds": ("request_transformer", "response_transformer"),
         },
     )
