@@ -28,7 +28,7 @@ from lab import PATH, Command, Report, percentile, raise_file_limit
 from trio_ai_proxy.testing import RawClient, Script, ScriptedServer, Step, openai_answer, openai_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from trio_ai_proxy.testing import ReceivedRequest
     from trio_ai_proxy.testing.raw import TimedChunk
@@ -117,19 +117,16 @@ def words(count: int) -> list[str]:
     return [f" word{number}{'.' if number % 12 == 11 else ''}" for number in range(count)]
 
 
-class Table(Report):
-    """Printed in Markdown."""
-
-    def show(self) -> int:
-        """Print it all; the exit code."""
-        print(f"\n{self.title}\n")
-        for line in (self.columns, ["---"] + ["---:"] * (len(self.columns) - 1), *self.rows):
-            print(f"| {' | '.join(line)} |")
-        print()
-        for holds, claim in self.checks:
-            print(f"{'ok    ' if holds else 'FAILED'} {claim}")
-        sys.stdout.flush()
-        return 0 if all(holds for holds, _ in self.checks) else 1
+def show(report: Report) -> int:
+    """Print it all, in Markdown; the exit code."""
+    print(f"\n{report.title}\n")
+    for line in (report.columns, ["---"] + ["---:"] * (len(report.columns) - 1), *report.rows):
+        print(f"| {' | '.join(line)} |")
+    print()
+    for holds, claim in report.checks:
+        print(f"{'ok    ' if holds else 'FAILED'} {claim}")
+    sys.stdout.flush()
+    return 0 if all(holds for holds, _ in report.checks) else 1
 
 
 @dataclass
@@ -184,7 +181,7 @@ def _json(document: object) -> Script:
     )
 
 
-def config(url: str, kinds: dict[str, tuple[str, ...]]) -> str:
+def config(url: str, kinds: Mapping[str, tuple[str, ...]]) -> str:
     """TOML: the guards, and a model for each of `kinds`."""
     text = f'[tokens]\nload_timeout = 0.1\n[providers.played]\nkind = "openai"\nbase_url = "{url}/v1"\napi_key = "x"\n'
     text += "max_in_flight = 100000\n[timeouts]\nidle = 600\ntotal = 3600\nabandoned = 600\n" + GUARDS.format(
@@ -279,7 +276,7 @@ def check_all(report: Report, name: str, seen: list[Seen]) -> None:
 
 async def delay(options: argparse.Namespace) -> Report:
     rounds, streams, count = (2, 8, 60) if options.quick else (5, 20, 120)
-    report = Table(
+    report = Report(
         f"delay: {rounds * streams} streams of {count} words, one every {PACE * 1000:g} ms, 4 at a time; milliseconds. "
         "*Late* is from the provider's write of a word to the client's read of all of it. *Unavoidable* is what of that is "
         "waiting for the blank behind a word (`redact`), for the end of a sentence or window, and "
@@ -357,7 +354,7 @@ def cpu_seconds(pid: int) -> float:
 
 async def cpu(options: argparse.Namespace) -> Report:
     rounds, streams, count = (2, 8, 250) if options.quick else (5, 16, 500)
-    report = Table(
+    report = Report(
         "cpu: microseconds of the gateway's processor time for a chunk of one word, a stream's own share in it; "
         f"{rounds} rounds of {streams} streams of {count} chunks, 8 at a time. *none* is the byte path.",
         ("guards", "alone (2 ms apart)", "of none", "in bursts", "of none"),
@@ -390,7 +387,7 @@ async def cpu(options: argparse.Namespace) -> Report:
 async def memory(options: argparse.Namespace) -> Report:
     streams = 200 if options.quick else 1000
     raise_file_limit()
-    report = Table(
+    report = Report(
         f"memory: KiB of resident memory for each of {streams} open streams that have had thirty words and wait; "
         "a fresh process each.",
         ("guards", "KiB a stream", "more than none"),
@@ -448,7 +445,7 @@ class Waiting:
 
 async def release(options: argparse.Namespace) -> Report:
     streams = 25 if options.quick else 100
-    report = Table(
+    report = Report(
         "release: milliseconds from the write of a chunk at which a guard cuts to the end of the provider's connection; "
         f"{streams} streams, one at a time. A verdict takes {THINKING * 1000:g} ms.",
         ("guards", "p50", "p99", "max", "max without the verdict"),
@@ -494,7 +491,7 @@ def main() -> int:
     codes = []
     for part in options.parts or PARTS:
         report: Report = trio.run(PARTS[part], options)
-        codes.append(report.show())
+        codes.append(show(report))
     return max(codes)
 
 
