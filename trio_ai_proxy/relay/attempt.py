@@ -70,6 +70,11 @@ class Attempt:
     malformed   events that made no sense and were passed over
     """
 
+    __slots__ = (
+        "_gate", "_read_on", "_scrutiny", "clock", "committed", "dropped", "error", "exchange", "feed", "gave", "generating",
+        "has_head", "kind", "leg", "malformed", "meter", "plan", "screen", "started", "timeouts", "trial", "whole",
+    )  # fmt: skip
+
     def __init__(
         self, exchange: Exchange, plan: Plan, leg: Leg, kind: str, feed: Feed, gate: Gate, trial: Trial
     ) -> None:

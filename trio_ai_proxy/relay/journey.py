@@ -5,7 +5,6 @@ they meet the clock and chance.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -43,6 +42,11 @@ class Journey:
     bounds the calls that are made beside slow ones, for all exchanges of the model.
     """
 
+    __slots__ = (
+        "_broke_off", "_facts_of", "_failures", "_healths", "_hedges", "_known", "_make", "_model", "_router", "_slow", "_tried",
+        "_used",
+    )  # fmt: skip
+
     def __init__(
         self,
         model: ModelSettings,
@@ -61,7 +65,7 @@ class Journey:
         self._make = make
         self._tried: dict[int, Step] = {}
         self._slow: int | None = None  # one that was beaten: nobody knows that it would have failed
-        self._failures: Counter[int] = Counter()
+        self._failures: dict[int, int] = {}
         self._broke_off: dict[int, Leg] = {}  # those that may be asked for the same answer again, in this order
         self._used: tuple[Leg, ...] = ()  # those that went out with one of several credentials
 
@@ -98,7 +102,7 @@ class Journey:
             if other_key is not None:
                 rotated = rotated or other_key
                 continue
-            self._failures[leg.index] += 1
+            self._failures[leg.index] = self._failures.get(leg.index, 0) + 1
             step = self._step(leg, error)
             if step == "stop":
                 return None
@@ -120,7 +124,7 @@ class Journey:
         if other_key is not None:
             return other_key
         index = leg.index
-        self._failures[index] += 1
+        self._failures[index] = self._failures.get(index, 0) + 1
         self._tried[index] = "next"
         if index == self._slow:
             self._slow = None
@@ -137,7 +141,7 @@ class Journey:
             return other
         for index, again in self._broke_off.items():
             health = self._healths[index]
-            if self._failures[index] <= self._model.retries and health.budget.spend(trio.current_time()):
+            if self._failures.get(index, 0) <= self._model.retries and health.budget.spend(trio.current_time()):
                 return self._renewed(again, trio.current_time()) if not again.begun else self._made(index, False)
         return None
 
@@ -162,7 +166,7 @@ class Journey:
         return other
 
     def begin(self, leg: Leg) -> Trial:
-        is_again = self._failures[leg.index] > 0
+        is_again = leg.index in self._failures
         if leg.credential is not None:
             is_again = is_again or any(one.index == leg.index for one in self._used)
             self._used += (leg,)
@@ -171,7 +175,7 @@ class Journey:
         return _Trial(self._healths[leg.index], tokens, leg.credential, is_again=is_again, own_key=own_key)
 
     def _step(self, leg: Leg, error: ProxyError) -> Step:
-        step = step_for(error, failures=self._failures[leg.index])
+        step = step_for(error, failures=self._failures.get(leg.index, 0))
         if step == "next" and leg.credential is not None and is_key_dead(error):
             # One that only has to rest is as good as a target that only has to rest.
             return "again" if leg.credential.of.ring.is_resting(trio.current_time()) else step
@@ -200,7 +204,7 @@ class Journey:
 
     def _pause(self, leg: Leg, error: ProxyError, left: float) -> float | None:
         """Seconds before `leg` is tried again, None if it is not."""
-        failures = self._failures[leg.index]
+        failures = self._failures.get(leg.index, 0)
         if failures > self._model.retries:
             return None
         rest = None
@@ -259,6 +263,8 @@ NOWHERE = Nowhere()
 
 class _Trial:
     """One attempt in the books of its target, and of its credential where there are several."""
+
+    __slots__ = ("_credential", "_health", "_is_sent", "_own_key", "_tokens", "_trial")
 
     def __init__(
         self, health: Health, tokens: int, credential: Credential | None, *, is_again: bool, own_key: bool

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from trio_ai_proxy.relay.exchange import Exchange, Leg, Plan
     from trio_ai_proxy.relay.feed import Feed
+    from trio_ai_proxy.relay.guarding import Guarding
 
 
 async def read_upstream(
@@ -50,7 +51,11 @@ async def read_upstream(
             if plan.prepare is not None:
                 exchange.phase = "prepare"
                 plan = exchange.plan = await plan.prepare(exchange, plan)
-            await _answer(exchange, plan, feed)
+            guarding = exchange.guarding
+            if guarding is None or not guarding.looks_at_answers:
+                await _Attempts(exchange, plan, feed).run()
+            else:
+                await _answer_past(guarding, exchange, plan, feed)
         if scope.cancelled_caught and not exchange.ended and not exchange.whole:
             error = UpstreamTimeout("total", plan.total, f"The exchange was not over within {plan.total:g} s.")
             exchange.settle(Cause.TIMEOUT_TOTAL, error)
@@ -67,12 +72,8 @@ async def read_upstream(
         feed.close()
 
 
-async def _answer(exchange: Exchange, plan: Plan, feed: Feed) -> None:
-    """Have the answer made. Where guards look at it, it is whole when the last of them has let the last of it pass."""
-    guarding = exchange.guarding
-    if guarding is None or not guarding.looks_at_answers:
-        await _Attempts(exchange, plan, feed).run()
-        return
+async def _answer_past(guarding: Guarding, exchange: Exchange, plan: Plan, feed: Feed) -> None:
+    """Have an answer made at which guards look. It is whole when the last of them has let the last of it pass."""
     failure: ProxyError | None = None
     feed.client.reshape = guarding.headers
     async with trio.open_nursery() as nursery:
@@ -112,6 +113,10 @@ def _cause_of(error: ProxyError) -> Cause:
 class _Attempts:
     """Those of one exchange."""
 
+    __slots__ = (
+        "_answering", "_broken", "_decided", "_exchange", "_failed", "_feed", "_gave", "_plan", "_rows", "_running", "answered",
+    )  # fmt: skip
+
     def __init__(self, exchange: Exchange, plan: Plan, feed: Feed) -> None:
         self._exchange = exchange
         self._plan = plan
@@ -133,7 +138,13 @@ class _Attempts:
         exchange = self._exchange
         leg, kind = self._plan.journey.first(), "first"
         while True:
-            failed = await self._race(leg, kind)
+            seconds = self._plan.journey.hedge_after(leg) if self._broken is None else None
+            if seconds is None:
+                only = self._begin(leg, kind, alone=True)
+                await self._make(only)
+                failed = [only] if only.error is not None else []
+            else:
+                failed = await self._race(leg, kind, seconds)
             # To a client that waits for the whole nothing has been given yet, and all of it can be made again. Nor has it where
             # the beginning was held back.
             answering, self._answering = self._answering, None
@@ -194,14 +205,11 @@ class _Attempts:
         other = self._plan.journey.instead(leg, error, is_cut=cut is not None)
         return None if other is None else (other, 0.0)
 
-    async def _race(self, leg: Leg, kind: str) -> list[Attempt]:
-        """One attempt, and beside it another where the first is slow. Returns those that failed, nothing if one has answered."""
+    async def _race(self, leg: Leg, kind: str, seconds: float) -> list[Attempt]:
+        """One attempt, and beside it another where the first has said nothing after so many seconds. Returns those that failed,
+        nothing if one has answered."""
         journey = self._plan.journey
-        seconds = journey.hedge_after(leg) if self._broken is None else None
-        first = self._begin(leg, kind, alone=seconds is None)
-        if seconds is None:
-            await self._make(first)
-            return [first] if first.error is not None else []
+        first = self._begin(leg, kind)
         contenders = [first]
         decided = self._decided = trio.Event()  # one answers, or the first has failed
 
