@@ -364,9 +364,9 @@ async def test_judge_sees_what_was_before_as_the_provider_said_it(autojump_clock
 
     def say(window: Window) -> tuple[float, Verdict]:
         seen.append((window.context, window.new))
-        return 1.0, Replace("X")
+        return 1.0, Replace("-")
 
     async with running(ScriptedJudge(say, window=3, overlap=4)) as run:
         await run.say("abcdefgh")
     assert sorted(seen) == [("", "abc"), ("abc", "def"), ("cdef", "gh")]
-    assert run.client.text == "XXX"
+    assert run.client.text == "---"

@@ -226,7 +226,7 @@ def _unescape(text: str, at: int) -> tuple[str, int]:
 
 
 def _code(text: str, at: int) -> int | None:
-    r"""The number of the `\uXXXX` at `at`; None if its end is missing, -1 if it is none."""
+    r"""The number that stands behind the `\u` at `at`, in four digits; None if its end is missing, -1 if it is none."""
     digits = text[at + 2 : at + 6]
     if not _HEX.issuperset(digits):
         return -1
